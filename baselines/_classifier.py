@@ -1,0 +1,54 @@
+"""What the discriminative comparators share: a backbone and USB's reference settings."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from jointdiff.data.source import DataInfo
+from jointdiff.method import Method, MethodSettings
+from jointdiff.nets.classifier import WideResNet
+
+
+class ClassifierMethod(Method):
+    """A classifier network trained from images and labels."""
+
+    class Settings(MethodSettings):
+        """Classic-CV settings of USB (Wang et al. 2022, arXiv 2208.07204)."""
+
+        optimiser: str = "sgd"  # Nesterov, momentum 0.9
+        learning_rate: float = 0.03
+        weight_decay: float = 5e-4
+        schedule: str = "cosine"
+        ema: float = 0.999
+        unlabelled_ratio: int = 0
+        depth: int = 28  # of the wide ResNet: WRN-28-2
+        width: int = 2
+
+    settings: Settings
+
+    def __init__(self, data: DataInfo, settings: Settings) -> None:
+        super().__init__(data, settings)
+        self.net = WideResNet(
+            depth=settings.depth, width=settings.width, channels=data.channels, outputs=self.task.outputs
+        )
+
+    def logits(self, images: Tensor) -> Tensor:
+        """Return scores (N, K) before the sigmoid or softmax."""
+        return self.net(images)
+
+    def features(self, images: Tensor) -> Tensor:
+        """Return pooled features (N, D)."""
+        return self.net.features(images)
+
+    def feature_layer(self) -> nn.Module:
+        """Return the module behind the last maps (N, D, h, w)."""
+        return self.net.maps
+
+    def predict(self, images: Tensor) -> Tensor:
+        """Return probabilities (N, K)."""
+        return self.task.probabilities(self.logits(images))
+
+    def logits_of(self, *parts: Tensor) -> tuple[Tensor, ...]:
+        """Return the logits of several batches from one pass, so that normalisation sees them together."""
+        return self.logits(torch.cat(parts)).split([len(part) for part in parts])

@@ -1,0 +1,396 @@
+"""The experiment as typed, closed data: what to run, on what, how often. Light: imports no torch."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    WithJsonSchema,
+    model_validator,
+)
+
+__all__ = ["ConfigError", "Experiment", "RunSpec", "config_schema", "load_experiment", "parse_experiment"]
+
+# Written by `jointdiff schema`; it holds what only the methods' own modules know, so that a check needs no torch.
+SCHEMA = Path(__file__).parent.parent / "config" / "schema.json"
+
+
+class ConfigError(ValueError):
+    """A mistake in the configuration, with the key and the way out in its message."""
+
+
+class Closed(BaseModel):
+    """A frozen record that refuses unknown keys."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def _budget_token(value: Any) -> str:
+    token = re.sub(r"\s+", "-", str(value).strip())
+    if token == "all" or re.fullmatch(r"[1-9]\d*(-per-class)?", token) or re.fullmatch(r"0\.\d*[1-9]\d*", token):
+        return token
+    raise ValueError(f"{value!r} is no label budget: use a count (200), '25 per class', a fraction (0.1) or 'all'")
+
+
+def _distinct(values: list[Any]) -> list[Any]:
+    if len(set(values)) < len(values):
+        raise ValueError(f"{values} names something twice")
+    return values
+
+
+# A label budget as it stands in file names: "200", "25-per-class", "0.1" or "all".
+Budget = Annotated[str, BeforeValidator(_budget_token), WithJsonSchema({"type": ["string", "number"]})]
+Distinct = AfterValidator(_distinct)
+
+
+class Training(Closed):
+    """How long and how every method trains, unless its own entry says otherwise."""
+
+    steps: int = Field(500, ge=0)  # optimiser steps
+    batch_size: int = Field(32, ge=1)  # labelled images per step; a method adds unlabelled ones in its own ratio
+    precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: bf16 where the device has matrix units for it
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    validate_every: int = Field(100, ge=1)  # steps between validations; the best one is kept
+    log_every: int = Field(20, ge=1)  # steps between lines of metrics.jsonl
+    checkpoint_seconds: float = Field(60.0, ge=0)  # seconds between resumable checkpoints
+    clip_norm: float = Field(1.0, gt=0)  # gradients are scaled down to this norm
+
+
+class DataSet(Closed):
+    """One data set of the grid."""
+
+    size: int = Field(ge=8)  # side of the prepared images in pixels
+    labels: Annotated[list[Budget], Distinct] = Field(min_length=1)  # label budgets, validation included
+    validation: float = Field(0.2, gt=0, lt=1)  # share of the labelled budget kept for choices (checkpoint, thresholds)
+    test: float = Field(0.25, gt=0, lt=1)  # share of the groups held out where the publisher names no test split
+    options: dict[str, int | float | str | bool] = Field(default_factory=dict)  # what the source's read() accepts
+    training: dict[str, Any] = Field(default_factory=dict)  # overrides of `training` for this set
+
+    @property
+    def variant(self) -> str:
+        """Name the prepared store: the size, and a digest of the reader's options where any is set."""
+        return f"{self.size}-{digest(self.options)[:6]}" if self.options else str(self.size)
+
+
+class MethodVariant(Closed):
+    """One named competitor: a method and what it changes."""
+
+    method: str | None = None  # module in jointdiff.methods or baselines; the variant's own name by default
+    labels: Literal["grid", "all"] = "grid"  # "all": one cell with every training label instead of the budgets
+    generate: bool = False  # draw synthetic images from it
+    explain: Annotated[list[Literal["counterfactual", "grad_cam", "random_map", "centre_prior"]], Distinct] = Field(
+        default_factory=list
+    )  # maps of where a finding is, scored against masks and boxes
+    settings: dict[str, Any] = Field(default_factory=dict)  # the method's own Settings
+    training: dict[str, Any] = Field(default_factory=dict)  # overrides of `training` for this method
+
+
+class Generation(Closed):
+    """How synthetic images are drawn."""
+
+    images: int = Field(128, ge=1)  # per cell
+    steps: int = Field(25, ge=1, le=1000)  # network evaluations of the sampler per image
+    sampler: Literal["ddim", "dpm++"] = "ddim"
+    guidance: float = Field(1.0, ge=0)  # alpha of the representation guidance; 0 samples unconditionally
+    batch_size: int = Field(64, ge=1)
+
+
+class Explanation(Closed):
+    """How findings are removed and where the change is looked for."""
+
+    images_per_finding: int = Field(32, ge=1)  # test images with the finding and a region, at most
+    noise_level: int = Field(300, ge=1, lt=1000)  # T_c: step of 1000 to which an image is noised
+    steps: int = Field(12, ge=1)  # reverse steps from there
+    guidance: float = Field(3.0, ge=0)  # s: strength of the classifier gradient
+    noises: int = Field(1, ge=1)  # noise draws averaged per image
+    batch_size: int = Field(32, ge=1)
+
+
+class Evaluation(Closed):
+    """How scores are computed."""
+
+    bootstrap: int = Field(1000, ge=1)  # draws over groups behind every interval
+    confidence: float = Field(0.95, gt=0, lt=1)
+    extractor: str = (
+        "fully_supervised"  # variant whose features give the Frechet distance and who judges counterfactuals
+    )
+    inception: str | None = None  # clean-fid's Inception weights: a path; otherwise the mirror is asked
+    batch_size: int = Field(256, ge=1)
+
+
+class Tracking(Closed):
+    """Where runs are shown. MLFLOW_TRACKING_URI overrides the address."""
+
+    enabled: bool = True
+    uri: str | None = None  # default: an SQLite file beside the results
+
+
+class Experiment(Closed):
+    """A whole benchmark: a grid of data sets, budgets, methods and seeds."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")
+    seeds: Annotated[list[int], Distinct] = Field(min_length=1)
+    mirror: str | None = None  # folder or URL asked before the publishers; JOINTDIFF_MIRROR overrides it
+    datasets: dict[str, DataSet] = Field(min_length=1)
+    methods: dict[str, MethodVariant] = Field(min_length=1)
+    training: Training = Field(default_factory=Training)
+    generation: Generation = Field(default_factory=Generation)
+    explanation: Explanation = Field(default_factory=Explanation)
+    evaluation: Evaluation = Field(default_factory=Evaluation)
+    tracking: Tracking = Field(default_factory=Tracking)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Experiment:
+        entries: dict[str, Mapping[str, DataSet | MethodVariant]] = {"datasets": self.datasets, "methods": self.methods}
+        for section, named in entries.items():
+            for name, entry in named.items():
+                if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_]*", name):
+                    raise ConfigError(f"{section}: {name!r} must be letters, digits and underscores")
+                try:
+                    Training.model_validate({**self.training.model_dump(), **entry.training})
+                except ValidationError as error:
+                    raise ConfigError(_explain(error, Training, f"{section}.{name}.training.")) from None
+        extractor = self.methods.get(self.evaluation.extractor)
+        if self.needs_extractor and (extractor is None or extractor.labels != "all"):
+            raise ConfigError(
+                f"evaluation.extractor: {self.evaluation.extractor!r} must name an entry of methods with `labels: all`, "
+                "since its features give the Frechet distance and it judges the counterfactuals"
+            )
+        return self
+
+    @property
+    def needs_extractor(self) -> bool:
+        """Say whether any cell is scored with the features or the judgement of another classifier."""
+        return any(m.generate or "counterfactual" in m.explain for m in self.methods.values())
+
+    def cells(self) -> list[tuple[str, str, str, int]]:
+        """List (dataset, labels, method, seed) for every training of the grid."""
+        return [
+            (dataset, labels, method, seed)
+            for dataset, data in self.datasets.items()
+            for method, variant in self.methods.items()
+            for labels in (["all"] if variant.labels == "all" else data.labels)
+            for seed in self.seeds
+        ]
+
+    def run(self, dataset: str, labels: str, method: str, seed: int) -> RunSpec:
+        """Return everything one training depends on, overrides resolved."""
+        data, variant = self.datasets[dataset], self.methods[method]
+        training = {**self.training.model_dump(), **data.training, **variant.training}
+        return RunSpec(
+            experiment=self.name,
+            dataset=dataset,
+            size=data.size,
+            options=data.options,
+            validation=data.validation,
+            test=data.test,
+            labels=labels,
+            variant=method,
+            method=variant.method or method,
+            seed=seed,
+            settings=variant.settings,
+            training=Training.model_validate(training),
+        )
+
+
+class RunSpec(Closed):
+    """One cell of the grid: everything one training depends on."""
+
+    experiment: str
+    dataset: str
+    size: int
+    options: dict[str, int | float | str | bool] = Field(default_factory=dict)
+    validation: float = 0.2
+    test: float = 0.25
+    labels: str
+    variant: str
+    method: str
+    seed: int
+    settings: dict[str, Any]
+    training: Training
+
+    @property
+    def digest(self) -> str:
+        """Identify what is trained: 16 hex digits over every field that changes the weights."""
+        # The device and how often we log or save change neither the weights nor the scores beyond rounding.
+        quiet = {"training": {"device", "log_every", "checkpoint_seconds"}, "experiment": True}
+        return digest(self.model_dump(mode="json", exclude=quiet))  # type: ignore[arg-type]
+
+
+def digest(value: Any) -> str:
+    """Hash plain data (dicts in any order) to 16 hex digits."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()[:16]
+
+
+def load_experiment(path: Path | str) -> Experiment:
+    """Read and check a configuration file.
+
+    Raises:
+        ConfigError: the file is absent, is no YAML mapping, or holds a mistake.
+    """
+    import yaml
+
+    path = Path(path)
+    if not path.is_file():
+        raise ConfigError(f"{path}: there is no such configuration file")
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path}: expected keys and values (name, seeds, datasets, methods), found {content!r}")
+    try:
+        return parse_experiment(content)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
+
+
+def parse_experiment(config: Mapping[str, Any]) -> Experiment:
+    """Check a configuration and return it typed.
+
+    ``pathvars`` is left to Snakemake, which moves whole folders (results, resources, logs) with it.
+
+    Raises:
+        ConfigError: an unknown key, a value of a wrong type or range, an unknown data set, method or setting.
+    """
+    try:
+        experiment = Experiment.model_validate({key: value for key, value in config.items() if key != "pathvars"})
+    except ValidationError as error:
+        raise ConfigError(_explain(error, Experiment)) from None
+    _check_names(experiment)
+    return experiment
+
+
+def _check_names(experiment: Experiment) -> None:
+    """Check what the types cannot: names of data sets and methods, their options, settings and abilities."""
+    from jointdiff.registry import load_source, methods, sources
+
+    for name, data in experiment.datasets.items():
+        _known(name, sources(), f"datasets.{name}: unknown data set {name!r}")
+        for option in data.options:
+            known = load_source(name).SOURCE.options
+            _known(option, known, f"datasets.{name}.options.{option}: unknown key {option!r}")
+    for name, variant in experiment.methods.items():
+        method, key = variant.method or name, f"methods.{name}"
+        _known(method, methods(), f"{key}{'.method' if variant.method else ''}: unknown method {method!r}")
+        declared = _declared_methods().get(method)
+        if declared is None:
+            continue  # a method of the user's own: its settings are checked when it is built
+        _check_settings(variant.settings, declared, f"{key}.settings.")
+        for ability in [*(["generate"] if variant.generate else []), *variant.explain]:
+            if ability in ("generate", "counterfactual", "grad_cam") and ability not in declared["x-can"]:
+                verb = "draw images" if ability == "generate" else f"explain by {ability}"
+                able = [other for other, schema in _declared_methods().items() if ability in schema["x-can"]]
+                where = "generate" if ability == "generate" else "explain"
+                raise ConfigError(f"{key}.{where}: {method} cannot {verb}; these methods can: {', '.join(able)}")
+
+
+@cache
+def _declared_methods() -> dict[str, Any]:
+    """Map every built-in method to the schema of its settings; empty where the file is not installed."""
+    return json.loads(SCHEMA.read_text(encoding="utf-8"))["$defs"]["methods"] if SCHEMA.is_file() else {}
+
+
+def _check_settings(settings: Mapping[str, Any], schema: dict[str, Any], prefix: str) -> None:
+    for name in settings:
+        _known(name, schema["properties"], f"{prefix}{name}: unknown key {name!r}")
+    if settings:
+        from jsonschema import Draft202012Validator
+
+        for error in Draft202012Validator(schema).iter_errors(dict(settings)):
+            raise ConfigError(f"{prefix}{'.'.join(map(str, error.path))}: {error.message}")
+
+
+def _known(name: str, known: Iterable[str], complaint: str) -> None:
+    """Raise the complaint with the nearest known name unless ``name`` is one of them."""
+    known = list(known)
+    if name in known:
+        return
+    nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
+    hint = f"did you mean {nearest[0]!r}? " if nearest else ""
+    raise ConfigError(f"{complaint}; {hint}Valid here: {', '.join(known) or 'none'}")
+
+
+def _explain(error: ValidationError, model: type[BaseModel], prefix: str = "") -> str:
+    """Say what is wrong in one line per mistake: key path, value and the way out."""
+    lines = []
+    for mistake in error.errors():
+        cause = mistake.get("ctx", {}).get("error")
+        if isinstance(cause, ConfigError):  # raised by our own cross-checks, complete as it is
+            lines.append(str(cause))
+            continue
+        path = prefix + ".".join(map(str, mistake["loc"]))
+        if mistake["type"] == "extra_forbidden":
+            name = str(mistake["loc"][-1])
+            try:
+                _known(name, _keys_at(model, mistake["loc"][:-1]), f"{path}: unknown key {name!r}")
+            except ConfigError as unknown:
+                lines.append(str(unknown))
+        elif mistake["type"] == "missing":
+            lines.append(f"{path}: this key is required")
+        else:
+            text = str(cause) if cause else f"{mistake['msg'].lower()}, found {mistake['input']!r}"
+            lines.append(f"{path}: {text}")
+    return "\n".join(lines)
+
+
+def _keys_at(model: type[BaseModel], location: Iterable[int | str]) -> list[str]:
+    """List the valid keys of the record at a place of the configuration."""
+    kind: Any = model
+    for step in location:
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            kind = kind.model_fields[str(step)].annotation
+        else:
+            kind = get_args(kind)[-1]  # values of a dict, items of a list
+    return list(kind.model_fields)
+
+
+def config_schema() -> dict[str, Any]:
+    """Build the JSON Schema of a configuration, with the settings of every built-in method. Imports torch."""
+    from jointdiff.method import Explainer, Generator, HasFeatures
+    from jointdiff.registry import load_method, methods
+
+    abilities = {"generate": Generator, "counterfactual": Explainer, "grad_cam": HasFeatures}
+    declared = {}
+    for name in methods():
+        method = load_method(name)
+        declared[name] = method.Settings.model_json_schema() | {
+            "x-can": [ability for ability, contract in abilities.items() if issubclass(method, contract)]
+        }
+    schema = Experiment.model_json_schema()
+    schema["properties"]["pathvars"] = {"type": "object", "description": "Folders that Snakemake puts elsewhere"}
+    schema["$defs"]["methods"] = declared
+    overrides = {**schema["$defs"]["Training"], "description": "What differs from the experiment's training"}
+    for entry in ("DataSet", "MethodVariant"):
+        schema["$defs"][entry]["properties"]["training"] = overrides
+    # A variant's settings are those of the method it names, or of the method whose name it bears.
+    variant = schema["$defs"]["MethodVariant"]
+    variant["allOf"] = [
+        {
+            "if": {"properties": {"method": {"const": name}}, "required": ["method"]},
+            "then": {"properties": {"settings": {"$ref": f"#/$defs/methods/{name}"}}},
+        }
+        for name in declared
+    ]
+    schema["properties"]["methods"]["properties"] = {
+        name: {
+            "$ref": "#/$defs/MethodVariant",
+            "if": {"not": {"required": ["method"]}},
+            "then": {"properties": {"settings": {"$ref": f"#/$defs/methods/{name}"}}},
+        }
+        for name in declared
+    }
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "Experiment", **schema}

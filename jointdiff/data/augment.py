@@ -1,0 +1,151 @@
+"""Label-preserving views of image batches, each image changed on its own, on the device they are on.
+
+Random numbers come from torch's global generator, which the training loop seeds for every step.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from jointdiff.data.source import Augmentations
+
+
+class Views:
+    """Weak and strong views of images (N, C, H, W) in [-1, 1], within what a data set declares to be harmless."""
+
+    def __init__(self, allowed: Augmentations) -> None:
+        self.allowed = allowed
+
+    def flip(self, images: Tensor) -> Tensor:
+        """Flip each image with probability one half along every axis that keeps its labels true."""
+        if self.allowed.horizontal_flip:
+            images = torch.where(_coin(images), images.flip(3), images)
+        if self.allowed.vertical_flip:
+            images = torch.where(_coin(images), images.flip(2), images)
+        return images
+
+    def weak(self, images: Tensor) -> Tensor:
+        """Flip where allowed and shift by up to ``max_shift`` of the side, edges reflected."""
+        n, _, height, width = images.shape
+        reach = round(self.allowed.max_shift * height)
+        if reach == 0:
+            return self.flip(images)
+        padded = F.pad(self.flip(images), (reach, reach, reach, reach), mode="reflect")
+        top, left = torch.randint(2 * reach + 1, (2, n, 1), device=images.device)
+        rows = top + torch.arange(height, device=images.device)
+        columns = left + torch.arange(width, device=images.device)
+        each = torch.arange(n, device=images.device)[:, None, None]
+        # Indexing dimensions 0, 2 and 3 around a slice puts the channel last.
+        return padded[each, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2).contiguous()
+
+    def strong(self, images: Tensor) -> Tensor:
+        """Apply a weak view, three random operations and cutout (RandAugment, Cubuk et al. 2020; USB: n = 3).
+
+        Geometric operations of an image are composed and resampled once, after its photometric ones.
+        """
+        images = self.weak(images)
+        n = len(images)
+        transform = torch.eye(2, 3, device=images.device).repeat(n, 1, 1)
+        for _ in range(3):
+            choice = torch.randint(len(PHOTOMETRIC) + len(GEOMETRIC), (n,), device=images.device)
+            strength = torch.rand(n, device=images.device)
+            for index, operation in enumerate(PHOTOMETRIC):
+                picked = (choice == index)[:, None, None, None]
+                images = torch.where(picked, operation(images, strength[:, None, None, None]), images)
+            signed = 2.0 * strength - 1.0
+            for index, motion in enumerate(GEOMETRIC, start=len(PHOTOMETRIC)):
+                picked = (choice == index)[:, None, None]
+                transform = torch.where(picked, _compose(transform, motion(signed)), transform)
+        grid = F.affine_grid(transform, list(images.shape), align_corners=False)
+        return _cutout(F.grid_sample(images, grid.to(images.dtype), padding_mode="reflection", align_corners=False))
+
+
+def _coin(images: Tensor) -> Tensor:
+    return torch.rand(len(images), 1, 1, 1, device=images.device) < 0.5
+
+
+def _identity(x: Tensor, strength: Tensor) -> Tensor:
+    return x
+
+
+def _autocontrast(x: Tensor, strength: Tensor) -> Tensor:
+    low, high = x.amin((1, 2, 3), keepdim=True), x.amax((1, 2, 3), keepdim=True)
+    return (x - low) / (high - low).clamp(min=1e-3) * 2.0 - 1.0
+
+
+def _brightness(x: Tensor, strength: Tensor) -> Tensor:
+    return (x + 0.9 * (strength - 0.5)).clamp(-1.0, 1.0)
+
+
+def _contrast(x: Tensor, strength: Tensor) -> Tensor:
+    mean = x.mean((1, 2, 3), keepdim=True)
+    return (mean + (x - mean) * (0.4 + 1.2 * strength)).clamp(-1.0, 1.0)
+
+
+def _gamma(x: Tensor, strength: Tensor) -> Tensor:
+    return ((x + 1.0) / 2.0).clamp(1e-4, 1.0) ** (2.0 ** (2.0 * strength - 1.0)) * 2.0 - 1.0
+
+
+def _posterise(x: Tensor, strength: Tensor) -> Tensor:
+    levels = 2.0 ** (4.0 + (4.0 * strength).floor()) - 1.0
+    return ((x + 1.0) / 2.0 * levels).round() / levels * 2.0 - 1.0
+
+
+def _sharpness(x: Tensor, strength: Tensor) -> Tensor:
+    blurred = F.avg_pool2d(F.pad(x, (1, 1, 1, 1), mode="reflect"), 3, stride=1)
+    return (blurred + (x - blurred) * (0.1 + 1.8 * strength)).clamp(-1.0, 1.0)
+
+
+def _affine(a: Tensor, b: Tensor, c: Tensor, d: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    return torch.stack([torch.stack([a, b, x], dim=-1), torch.stack([c, d, y], dim=-1)], dim=-2)
+
+
+def _rotate(s: Tensor) -> Tensor:
+    angle, zero = s * math.radians(30.0), torch.zeros_like(s)
+    return _affine(angle.cos(), -angle.sin(), angle.sin(), angle.cos(), zero, zero)
+
+
+def _shear_x(s: Tensor) -> Tensor:
+    one, zero = torch.ones_like(s), torch.zeros_like(s)
+    return _affine(one, 0.3 * s, zero, one, zero, zero)
+
+
+def _shear_y(s: Tensor) -> Tensor:
+    one, zero = torch.ones_like(s), torch.zeros_like(s)
+    return _affine(one, zero, 0.3 * s, one, zero, zero)
+
+
+def _translate_x(s: Tensor) -> Tensor:
+    one, zero = torch.ones_like(s), torch.zeros_like(s)
+    return _affine(one, zero, zero, one, 0.3 * s, zero)
+
+
+def _translate_y(s: Tensor) -> Tensor:
+    one, zero = torch.ones_like(s), torch.zeros_like(s)
+    return _affine(one, zero, zero, one, zero, 0.3 * s)
+
+
+PHOTOMETRIC = (_identity, _autocontrast, _brightness, _contrast, _gamma, _posterise, _sharpness)
+GEOMETRIC = (_rotate, _shear_x, _shear_y, _translate_x, _translate_y)
+
+
+def _compose(first: Tensor, second: Tensor) -> Tensor:
+    """Return the affine map (N, 2, 3) that applies ``second`` after ``first``."""
+    linear = second[:, :, :2] @ first[:, :, :2]
+    offset = second[:, :, :2] @ first[:, :, 2:] + second[:, :, 2:]
+    return torch.cat([linear, offset], dim=2)
+
+
+def _cutout(images: Tensor) -> Tensor:
+    """Grey out a random square of up to half the side in each image (DeVries & Taylor 2017)."""
+    n, _, height, width = images.shape
+    side = torch.rand(n, 1, 1, device=images.device) * 0.5 * height
+    centre_y, centre_x = torch.rand(2, n, 1, 1, device=images.device) * height
+    rows = torch.arange(height, device=images.device)[None, :, None]
+    columns = torch.arange(width, device=images.device)[None, None, :]
+    hidden = ((rows - centre_y).abs() < side / 2) & ((columns - centre_x).abs() < side / 2)
+    return images.masked_fill(hidden[:, None], 0.0)

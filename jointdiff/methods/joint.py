@@ -1,0 +1,182 @@
+"""JointDiffusion: one U-Net that generates and classifies (Deja et al. 2023, arXiv 2301.13622; Kaleta et al. 2025)."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from jointdiff.data.augment import Views
+from jointdiff.data.source import DataInfo
+from jointdiff.diffusion.process import STEPS, DiffusionProcess, noise_for
+from jointdiff.method import Batch, Counterfactuals, Losses, Method, MethodSettings
+from jointdiff.nets.heads import PooledHead
+from jointdiff.nets.unet import Encoding, build_unet, pooled_width
+
+
+class JointDiffusion(Method):
+    """L = mean (eps_hat - eps)^2 + w L_cls(g(h(x_0, t = 0)), y), both terms from one encoder."""
+
+    class Settings(MethodSettings):
+        """Defaults: the released commands for 32-px images, but for the shorter average."""
+
+        learning_rate: float = 1e-4
+        ema: float = 0.9999
+        unlabelled_ratio: int = 1  # noisy images per clean labelled one; drawn from all training images
+        width: int = 128  # channels of the first level
+        multipliers: tuple[int, ...] = (1, 2, 2, 2)
+        blocks: int = 3  # residual blocks per level
+        attention_at: tuple[int, ...] = (16, 8)  # sides of the maps with self-attention, pixels
+        dropout: float = 0.0  # in the U-Net
+        head_dropout: float = 0.0
+        pooling: Literal["avg", "max", "both"] = "avg"
+        pooled_maps: tuple[int, ...] = ()  # which maps the head sees, in encoder order; () is all of them
+        noise_schedule: Literal["linear", "cosine"] = "linear"
+        classification_weight: float = 0.001  # w
+        classification_warmup: float = 0.0  # share of the training over which w grows from 0
+        # clean: the head sees x_0 at t = 0; noisy: x_t at a random t; both: one of each. Guidance in representation
+        # space asks the head about x_t, which only the latter two have trained it for.
+        classifier_input: Literal["clean", "noisy", "both"] = "clean"
+
+    settings: Settings
+
+    def __init__(self, data: DataInfo, settings: Settings) -> None:
+        super().__init__(data, settings)
+        self.unet = build_unet(
+            channels=data.channels,
+            size=data.size,
+            width=settings.width,
+            multipliers=settings.multipliers,
+            blocks=settings.blocks,
+            attention_at=settings.attention_at,
+            dropout=settings.dropout,
+        )
+        widths = pooled_width(self.unet)
+        self.pooled = settings.pooled_maps or tuple(range(len(widths)))
+        if max(self.pooled) >= len(widths):
+            raise ValueError(f"pooled_maps {self.pooled}: the encoder has only {len(widths)} maps, counted from 0")
+        self.head = PooledHead(
+            [widths[i] for i in self.pooled],
+            outputs=self.task.outputs,
+            pooling=settings.pooling,
+            dropout=settings.head_dropout,
+        )
+        self.process = DiffusionProcess(settings.noise_schedule)
+
+    def classify(self, encoding: Encoding) -> Tensor:
+        """Return g(h), logits (N, K)."""
+        maps = encoding.maps
+        return self.head([maps[i] for i in self.pooled])
+
+    def losses(self, batch: Batch, views: Views, averaged: Method) -> Losses:
+        """Return the denoising and the classification term, from one encoder pass over noisy and labelled images."""
+        images = views.flip(batch.unlabelled)
+        steps = torch.randint(STEPS, (len(images),), device=images.device)
+        noise = torch.randn_like(images)
+        noisy = self.process.add_noise(images, noise, steps)
+
+        labelled = views.weak(batch.labelled)
+        shown, shown_steps, labels = self._classifier_inputs(labelled, batch.labels)
+        encoding = self.unet.encode(torch.cat([noisy, shown]), torch.cat([steps, shown_steps]))
+        estimate = self.unet.decode(encoding.part(slice(0, len(noisy))))
+        logits = self.classify(encoding.part(slice(len(noisy), None)))
+        return {
+            "denoising": (estimate.float() - noise).square().mean(),
+            "classification": self._weight(batch.progress) * self.task.loss(logits, labels).mean(),
+        }
+
+    def _classifier_inputs(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        zero = torch.zeros(len(images), dtype=torch.long, device=images.device)
+        if self.settings.classifier_input == "clean":
+            return images, zero, labels
+        steps = torch.randint(STEPS, (len(images),), device=images.device)
+        noisy = self.process.add_noise(images, torch.randn_like(images), steps)
+        if self.settings.classifier_input == "noisy":
+            return noisy, steps, labels
+        return torch.cat([images, noisy]), torch.cat([zero, steps]), torch.cat([labels, labels])
+
+    def _weight(self, progress: float) -> float:
+        ramp = self.settings.classification_warmup
+        return self.settings.classification_weight * (min(progress / ramp, 1.0) if ramp else 1.0)
+
+    def logits(self, images: Tensor) -> Tensor:
+        """Return logits (N, K) of clean images."""
+        steps = torch.zeros(len(images), dtype=torch.long, device=images.device)
+        return self.classify(self.unet.encode(images, steps))
+
+    def predict(self, images: Tensor) -> Tensor:
+        """Return probabilities (N, K) of clean images in one encoder pass."""
+        return self.task.probabilities(self.logits(images))
+
+    @torch.no_grad()
+    def sample(self, labels: Tensor, seeds: Tensor, *, steps: int, sampler: str, guidance: float) -> Tensor:
+        """Draw images (N, C, H, W) in [-1, 1] guided in representation space towards labels (N, K).
+
+        Every step moves each map of the encoder down the classification loss, h' = h - alpha grad_h CE(g(h), y), and
+        decodes from h' (Deja et al. 2023, section 3.3). ``guidance`` is alpha; 0 ignores the labels.
+        """
+        solver = self.process.solver(sampler)
+        solver.set_timesteps(steps, device=seeds.device)
+        z = noise_for(seeds, (self.data.channels, self.data.size, self.data.size))
+        for t in solver.timesteps:
+            encoding = self.unet.encode(z, t.expand(len(z)))
+            if guidance > 0.0:
+                encoding = self.guide(encoding, labels, scale=guidance)
+            z = solver.step(self.unet.decode(encoding), t, z).prev_sample
+        return z.clamp(-1.0, 1.0)
+
+    def guide(self, encoding: Encoding, labels: Tensor, *, scale: float) -> Encoding:
+        """Return the encoding moved by ``-scale`` times the gradient of each image's classification loss."""
+        with torch.enable_grad():
+            maps = [m.detach().requires_grad_() for m in encoding.maps]
+            loss = self.task.loss(self.classify(encoding.with_maps(maps)), labels).sum()
+            gradients = torch.autograd.grad(loss, maps, allow_unused=True)
+        return encoding.with_maps(
+            [m.detach() if g is None else m.detach() - scale * g for m, g in zip(maps, gradients, strict=True)]
+        )
+
+    @torch.no_grad()
+    def counterfactual(
+        self,
+        images: Tensor,
+        finding: int,
+        target: float,
+        seeds: Tensor,
+        *,
+        noise_level: int,
+        steps: int,
+        guidance: float,
+    ) -> Counterfactuals:
+        """Show each image with ``finding`` absent (target 0) or present (1), beside its unguided reconstruction.
+
+        Noise to ``noise_level`` of 1000, then ``steps`` DDIM steps with eps' = eps_hat + s s_t grad_{z_t} L, where L is
+        the classification loss of the estimate of z_0 (Mediffusion, Kaleta et al. 2024, arXiv 2411.09434).
+        """
+        solver = self.process.solver("ddim")
+        # As many steps over all 1000 as put ``steps`` of them below ``noise_level``.
+        solver.set_timesteps(round(steps * STEPS / noise_level), device=images.device)
+        times = solver.timesteps[-steps:]
+        noise = noise_for(seeds, tuple(images.shape[1:]))
+        edited = self.process.add_noise(images, noise, times[0].expand(len(images)))
+        control = edited
+        for t in times:
+            step = t.expand(len(images))
+            with torch.enable_grad():
+                z = edited.detach().requires_grad_()
+                noise_estimate = self.unet.decode(self.unet.encode(z, step)).float()
+                clean = self.process.remove_noise(z, noise_estimate, step).clamp(-1.0, 1.0)
+                loss = self.task.finding_loss(self.logits(clean), finding, target).sum()
+                (gradient,) = torch.autograd.grad(loss, z)
+            _, s = self.process.scales(step)
+            guided = noise_estimate.detach() + guidance * s * gradient
+            edited = solver.step(guided, t, edited).prev_sample
+            control = solver.step(self.unet.decode(self.unet.encode(control, step)).float(), t, control).prev_sample
+        return Counterfactuals(edited.clamp(-1, 1), control.clamp(-1, 1), calls=3 * len(times))
+
+    def save_parts(self) -> dict[str, object]:
+        """Name the parts saved in diffusers' own layout, so that its pipelines read the model folder."""
+        return {"unet": self.unet, "scheduler": self.process.solver("ddim")}
+
+
+METHOD = JointDiffusion

@@ -1,0 +1,40 @@
+"""Classifier heads on encoder maps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+
+class PooledHead(nn.Module):
+    """Pool every map, concatenate, and classify with one hidden layer of half the width (JointDiffusion).
+
+    Args:
+        widths: channels of each map.
+        outputs: number of logits K.
+        pooling: average, maximum, or both beside each other.
+        dropout: on the pooled vector.
+    """
+
+    def __init__(
+        self, widths: Sequence[int], *, outputs: int, pooling: Literal["avg", "max", "both"] = "avg", dropout: float = 0.0
+    ) -> None:
+        super().__init__()
+        self.pooling = pooling
+        width = sum(widths) * (2 if pooling == "both" else 1)
+        self.net = nn.Sequential(
+            nn.Dropout(dropout), nn.Linear(width, width // 2), nn.LeakyReLU(), nn.Linear(width // 2, outputs)
+        )
+
+    def pool(self, maps: Sequence[Tensor]) -> Tensor:
+        """Return the pooled vector (N, D) of maps (N, d, h, w)."""
+        average = [m.mean(dim=(2, 3)) for m in maps] if self.pooling != "max" else []
+        maximum = [m.amax(dim=(2, 3)) for m in maps] if self.pooling != "avg" else []
+        return torch.cat([*average, *maximum], dim=1)
+
+    def forward(self, maps: Sequence[Tensor]) -> Tensor:
+        """Return logits (N, K)."""
+        return self.net(self.pool(maps))

@@ -1,0 +1,97 @@
+"""All that differs between one-of-K and multi-label prediction, so that no method has to ask which it has."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from jointdiff.data.source import LabelSpec
+
+
+class Task(ABC):
+    """What is predicted. Logits, probabilities, targets and labels are (N, K); unknown labels are NaN."""
+
+    def __init__(self, labels: LabelSpec) -> None:
+        self.labels = labels
+
+    @property
+    def outputs(self) -> int:
+        """Return K."""
+        return len(self.labels.names)
+
+    @abstractmethod
+    def loss(self, logits: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
+        """Return the loss of each case (N,); target may be soft; weight is (N, 1) or (N, K) in [0, 1]."""
+
+    @abstractmethod
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """Return probabilities in [0, 1]."""
+
+    @abstractmethod
+    def pseudo_labels(self, logits: Tensor, *, threshold: float) -> tuple[Tensor, Tensor]:
+        """Return hard targets (N, K) and where they are confident, a float mask (N, 1) or (N, K)."""
+
+    @abstractmethod
+    def finding_loss(self, logits: Tensor, finding: int, target: float) -> Tensor:
+        """Return -log p(finding is ``target``) of each case (N,), target 0 (absent) or 1 (present)."""
+
+
+class OneOfK(Task):
+    """Exactly one of K classes: softmax and cross-entropy."""
+
+    def loss(self, logits: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
+        """Return the cross-entropy of each case (N,)."""
+        known = ~target.isnan()
+        case = -(torch.where(known, target, 0.0) * F.log_softmax(logits.float(), dim=1)).sum(dim=1)
+        return case if weight is None else case * weight.squeeze(1)
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """Return the softmax."""
+        return logits.float().softmax(dim=1)
+
+    def pseudo_labels(self, logits: Tensor, *, threshold: float) -> tuple[Tensor, Tensor]:
+        """Return the most probable class as one-hot, confident where its probability reaches ``threshold``."""
+        confidence, best = self.probabilities(logits).max(dim=1, keepdim=True)
+        return torch.zeros_like(logits, dtype=torch.float32).scatter_(1, best, 1.0), (confidence >= threshold).float()
+
+    def finding_loss(self, logits: Tensor, finding: int, target: float) -> Tensor:
+        """Return -log p_k for target 1 and -log(1 - p_k) for target 0."""
+        log_p = F.log_softmax(logits.float(), dim=1)
+        if target >= 0.5:
+            return -log_p[:, finding]
+        others = [k for k in range(self.outputs) if k != finding]
+        return -log_p[:, others].logsumexp(dim=1)
+
+
+class MultiLabel(Task):
+    """Any of K findings: a sigmoid and binary cross-entropy each, averaged over the known ones."""
+
+    def loss(self, logits: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
+        """Return the mean binary cross-entropy over known findings of each case (N,)."""
+        known = (~target.isnan()).float()
+        each = F.binary_cross_entropy_with_logits(logits.float(), target.nan_to_num(0.0), reduction="none") * known
+        if weight is not None:
+            each = each * weight
+        return each.sum(dim=1) / known.sum(dim=1).clamp(min=1.0)
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """Return the sigmoid."""
+        return logits.float().sigmoid()
+
+    def pseudo_labels(self, logits: Tensor, *, threshold: float) -> tuple[Tensor, Tensor]:
+        """Return presence per finding, confident where p >= threshold or p <= 1 - threshold."""
+        p = self.probabilities(logits)
+        return (p >= 0.5).float(), ((p >= threshold) | (p <= 1.0 - threshold)).float()
+
+    def finding_loss(self, logits: Tensor, finding: int, target: float) -> Tensor:
+        """Return the binary cross-entropy of one finding."""
+        logit = logits[:, finding].float()
+        return F.binary_cross_entropy_with_logits(logit, torch.full_like(logit, target), reduction="none")
+
+
+def task_for(labels: LabelSpec) -> Task:
+    """Return the task of a data set's labels."""
+    return {"one_of_k": OneOfK, "multi_label": MultiLabel}[labels.kind](labels)
