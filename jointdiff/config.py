@@ -124,9 +124,7 @@ class Evaluation(Closed):
 
     bootstrap: int = Field(1000, ge=1)  # draws over groups behind every interval
     confidence: float = Field(0.95, gt=0, lt=1)
-    extractor: str = (
-        "fully_supervised"  # variant whose features give the Frechet distance and who judges counterfactuals
-    )
+    extractor: str = "fully_supervised"  # variant that judges counterfactuals and gives the Frechet distance's features
     inception: str | None = None  # clean-fid's Inception weights: a path; otherwise the mirror is asked
     batch_size: int = Field(256, ge=1)
 
@@ -166,8 +164,8 @@ class Experiment(Closed):
         extractor = self.methods.get(self.evaluation.extractor)
         if self.needs_extractor and (extractor is None or extractor.labels != "all"):
             raise ConfigError(
-                f"evaluation.extractor: {self.evaluation.extractor!r} must name an entry of methods with `labels: all`, "
-                "since its features give the Frechet distance and it judges the counterfactuals"
+                f"evaluation.extractor: {self.evaluation.extractor!r} must name one of methods with `labels: all`: "
+                "it judges counterfactuals, and its features give the Frechet distance"
             )
         return self
 

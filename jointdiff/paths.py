@@ -1,0 +1,32 @@
+"""Where results lie. Light: the rules and everything that walks over results share these few lines.
+
+``<results>``, ``<resources>`` and ``<logs>`` are Snakemake's path variables; the key ``pathvars`` of a configuration
+moves them.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+SPLIT = "<results>/{dataset}/labels-{labels}"  # one draw of roles per seed
+CELL = SPLIT + "/{method}/seed-{seed}"  # one training and everything made from it
+TAG = "{dataset}-{labels}-{method}-{seed}"  # the same cell in the name of a log or benchmark
+
+# How each part of a path may look, so that no part swallows another.
+WILDCARDS = {
+    "dataset": r"[A-Za-z0-9_]+",
+    "variant": r"\d+(-[0-9a-f]{6})?",
+    "labels": r"all|[0-9.]+(-per-class)?",
+    "method": r"[A-Za-z0-9_]+",
+    "seed": r"\d+",
+}
+
+
+def cell(results: Path | str, dataset: str, labels: str, method: str, seed: int) -> Path:
+    """Return the folder of one cell."""
+    return Path(results) / dataset / f"labels-{labels}" / method / f"seed-{seed}"
+
+
+def find_cells(results: Path | str) -> list[Path]:
+    """List the folders of all finished cells below a results folder, sorted."""
+    return sorted(run.parent for run in Path(results).glob("*/labels-*/*/seed-*/run.json"))
