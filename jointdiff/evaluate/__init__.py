@@ -1,0 +1,1 @@
+"""Numbers about predictions and images: score rows, with intervals."""

@@ -1,0 +1,1 @@
+"""Where a method looks: counterfactuals, saliency, and how well they find the place."""

@@ -1,0 +1,231 @@
+"""Does a map show the right place? Maps against masks and boxes, and what a counterfactual changes. numpy alone.
+
+A map is a non-negative image: the absolute change of a counterfactual as a share of the pixel range, or a saliency map
+in any unit. A metric of maps is one function; put it into ``MAP_METRICS`` and it is scored.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jointdiff.evaluate.bootstrap import percentile_interval, resample
+from jointdiff.evaluate.classification import Cases, auroc, average_precision
+from jointdiff.evaluate.scores import NOWHERE, Identity, Row, format_protocol, score_row
+
+NO_REGIONS = "no regions in data set"
+THRESHOLD = 0.5  # probability from which a finding counts as seen, before and after the edit
+CHANGE_MAPS = ("counterfactual", "counterfactual_control")  # in shares of the pixel range, so that a mean has a unit
+
+
+def change_inside(change: np.ndarray, region: np.ndarray) -> float:
+    """Return the mean of a map (H, W) inside the region, in percent of the pixel range."""
+    return 100 * float(change[region].mean())
+
+
+def change_outside(change: np.ndarray, region: np.ndarray) -> float:
+    """Return the mean of a map (H, W) outside the region, in percent; NaN where the region is the whole image."""
+    return 100 * float(change[~region].mean()) if not region.all() else math.nan
+
+
+def pointing(heat: np.ndarray, region: np.ndarray) -> float:
+    """Return 1 where the hottest pixel lies in the region, else 0; ties give the share of them that do."""
+    return float(region[heat == heat.max()].mean())
+
+
+def pixel_auroc(heat: np.ndarray, region: np.ndarray) -> float:
+    """Return the area under the ROC curve of pixels, the region's being positive."""
+    return float(auroc(*_pixels(heat, region))[0])
+
+
+def pixel_ap(heat: np.ndarray, region: np.ndarray) -> float:
+    """Return the average precision of pixels, the region's being positive."""
+    return float(average_precision(*_pixels(heat, region))[0])
+
+
+def iou(heat: np.ndarray, region: np.ndarray) -> float:
+    """Return the overlap of the region with as many hottest pixels; ties at the edge count by their expectation."""
+    size = int(region.sum())
+    edge = np.partition(heat.ravel(), -size)[-size]
+    above, tied = heat > edge, heat == edge
+    shared = (region & above).sum() + (size - above.sum()) * (region & tied).sum() / tied.sum()
+    return float(shared / (2 * size - shared))
+
+
+def _pixels(heat: np.ndarray, region: np.ndarray) -> tuple[Cases, np.ndarray]:
+    labels = region.ravel().astype(np.float64)
+    return Cases(heat.ravel(), labels, region.ravel()), np.ones((labels.size, 1))
+
+
+MAP_METRICS: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
+    "pointing": pointing,
+    "pixel_auroc": pixel_auroc,
+    "pixel_ap": pixel_ap,
+    "iou": iou,
+}
+
+
+def score_explanations(
+    explanations: Path | str,
+    run: Mapping[str, Any],
+    names: Sequence[str],
+    *,
+    bootstrap: int = 1000,
+    confidence: float = 0.95,
+) -> list[Row]:
+    """Score a cell's explanations.npz per finding and macro, with intervals over groups (images where none are given).
+
+    ``run`` is the content of run.json, ``names`` are the findings, ``bootstrap`` is the number of draws. A data set
+    without regions gives rows without value that say so.
+
+    Raises:
+        ValueError: the file's arrays do not fit together, with its name.
+    """
+    with np.load(explanations, allow_pickle=False) as archive:
+        arrays = {key: archive[key] for key in archive.files}
+    identity, facts = Identity.from_run(run), _facts(arrays)
+    maps = {key.removeprefix("map:"): arrays[key] for key in arrays if key.startswith("map:")}
+    finding = arrays["finding"].astype(int)
+    count = len(finding)
+    region = arrays.get("region", np.zeros((count, 1, 1), bool))
+    for key in ("region", "before", "after", *(f"map:{name}" for name in maps)):
+        if key in arrays and len(arrays[key]) != count:
+            raise ValueError(
+                f"{explanations}: {key!r} holds {len(arrays[key])} images where 'finding' holds {count}; "
+                "delete the file so that the findings are explained again"
+            )
+    found = region.reshape(count, -1).any(1)
+    scorer = _Scorer(
+        identity,
+        facts=facts,
+        finding=finding,
+        groups=arrays.get("group", arrays.get("sample", np.arange(count))),
+        names=names,
+        draws=bootstrap,
+        confidence=confidence,
+    )
+    rows = []
+    if found.any():
+        rows += scorer.rows({"pointing_floor": _per_image(lambda r: float(r.mean()), found, region)}, map="uniform")
+        for name, heat in maps.items():
+            values = {metric: _per_image(score, found, heat, region) for metric, score in MAP_METRICS.items()}
+            inside = _per_image(change_inside, found, heat, region)
+            outside = _per_image(change_outside, found, heat, region)
+            if name in CHANGE_MAPS:
+                values |= {"change_inside": inside, "change_outside": outside}
+            rows += scorer.rows(values, map=name)
+            rows += scorer.rows({"change_ratio": inside}, divided_by=outside, map=name)
+    else:
+        gap = {metric: np.full(count, math.nan) for metric in ("pointing_floor", *MAP_METRICS, "change_ratio")}
+        for name in maps:
+            rows += scorer.rows(gap, map=name)
+    if "before" in arrays and "after" in arrays:
+        rows += scorer.rows(_validity(finding, arrays["before"], arrays["after"]), map=CHANGE_MAPS[0])
+    if "judge_before" in arrays and "judge_after" in arrays:
+        judged = _validity(finding, arrays["judge_before"], arrays["judge_after"])
+        rows += scorer.rows({f"judge_{metric}": values for metric, values in judged.items()}, map=CHANGE_MAPS[0])
+    return rows
+
+
+def _validity(finding: np.ndarray, before: np.ndarray, after: np.ndarray) -> dict[str, np.ndarray]:
+    """Say what removing ``finding`` (M,) did to the probabilities (M, K): values per image, NaN where meaningless."""
+    image = np.arange(len(finding))
+    own_before, own_after = before[image, finding], after[image, finding]
+    others = np.arange(before.shape[1]) != finding[:, None]
+    side = (np.abs(after - before) * others).sum(1) / np.maximum(others.sum(1), 1)
+    return {
+        # Only what was seen can stop being seen.
+        "flip_rate": np.where(own_before >= THRESHOLD, own_after < THRESHOLD, np.nan),
+        "probability_before": own_before,
+        "probability_after": own_after,
+        "side_effect": np.where(others.any(1), side, np.nan),
+    }
+
+
+def _per_image(score: Callable[..., float], found: np.ndarray, *images: np.ndarray) -> np.ndarray:
+    """Score each image (M, ...) that has a region; the others are NaN."""
+    return np.array([score(*one) if has else math.nan for has, *one in zip(found, *images, strict=True)])
+
+
+def _facts(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """Return the scalar facts of an archive's protocol (JSON)."""
+    stored = json.loads(str(arrays["protocol"])) if "protocol" in arrays else {}
+    return {key: value for key, value in stored.items() if isinstance(value, int | float | str)}
+
+
+class _Scorer:
+    """Turns values per image into rows: means per finding and over findings, with one set of bootstrap draws."""
+
+    def __init__(
+        self,
+        identity: Identity,
+        *,
+        facts: Mapping[str, Any],
+        finding: np.ndarray,
+        groups: np.ndarray,
+        names: Sequence[str],
+        draws: int,
+        confidence: float,
+    ) -> None:
+        self.identity, self.facts, self.names, self.confidence = identity, facts, names, confidence
+        self.present = [k for k in range(len(names)) if (finding == k).any()]
+        self.member = np.stack([finding == k for k in self.present]).astype(np.float64)  # (findings, M)
+        groups = groups.astype(str)
+        self.shared = {"groups": len(np.unique(groups)), "bootstrap": draws}
+        self.weights = resample(lambda weights: weights, groups, draws=draws)  # (M, draws)
+
+    def rows(
+        self, values: Mapping[str, np.ndarray], *, divided_by: np.ndarray | None = None, **protocol: Any
+    ) -> list[Row]:
+        """Return rows of each metric's mean, or of its mean over the mean of ``divided_by``."""
+        text = format_protocol(**protocol, **self.facts, **self.shared)
+        rows = []
+        for metric, value in values.items():
+            ones = np.ones((len(value), 1))
+            point, draws = (self._means(value, w) for w in (ones, self.weights))
+            if divided_by is not None:
+                point, draws = (m / self._means(divided_by, w) for m, w in ((point, ones), (draws, self.weights)))
+            counts = (self.member @ ~np.isnan(value)).astype(int)
+            for k, index in enumerate(self.present):
+                rows.append(self._row(metric, self.names[index], point[k, 0], draws[k], counts[k], text))
+            defined = ~np.isnan(point[:, 0])
+            macro, spread = (
+                (point[defined].mean(0)[0], draws[defined].mean(0))
+                if defined.any()
+                else (math.nan, draws[0] * math.nan)
+            )
+            rows.append(self._row(metric, "macro", macro, spread, counts.sum(), text))
+        return rows
+
+    def _means(self, value: np.ndarray, weights: np.ndarray) -> np.ndarray:
+        """Return the weighted mean per finding: values (M,), weights (M, B) -> (findings, B)."""
+        known = ~np.isnan(value)
+        total = self.member @ (np.where(known, value, 0)[:, None] * weights)
+        count = self.member @ (known[:, None] * weights)
+        return np.divide(total, count, out=np.full_like(total, np.nan), where=count > 0)
+
+    def _row(self, metric: str, finding: str, value: float, draws: np.ndarray, n: int, protocol: str) -> Row:
+        undefined = math.isnan(value) or math.isinf(value)
+        reason = _undefined_reason(metric, n) if undefined else None
+        return score_row(
+            self.identity,
+            metric=metric,
+            finding=finding,
+            value=math.nan if undefined else value,
+            interval=NOWHERE if undefined else percentile_interval(draws, self.confidence),
+            n=n,
+            protocol="; ".join(filter(None, [format_protocol(reason=reason), protocol])),
+        )
+
+
+def _undefined_reason(metric: str, n: int) -> str:
+    if metric.endswith("flip_rate"):
+        return "no image in which the finding was seen before the edit"
+    if metric.endswith("side_effect"):
+        return "no other finding"
+    return "no change outside the region to compare with" if n else NO_REGIONS

@@ -1,0 +1,1 @@
+"""Tables, figures and a paper, from score rows alone."""

@@ -1,0 +1,294 @@
+"""Classification metrics against scikit-learn, closed forms, and what a reader relies on."""
+
+import json
+import math
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn import metrics as reference
+
+from jointdiff.evaluate.bootstrap import group_weights, percentile_interval
+from jointdiff.evaluate.classification import (
+    JOINT,
+    PER_FINDING,
+    Cases,
+    read_cost,
+    read_predictions,
+    score_predictions,
+    youden_threshold,
+)
+from jointdiff.evaluate.scores import parse_protocol
+
+RUN = {
+    "spec": {"dataset": "phantom", "labels": "50", "variant": "joint", "seed": 0, "size": 32},
+    "code_version": "c0de",
+    "config_digest": "c0nf",
+    "run_id": "r0",
+}
+
+
+def write_predictions(path: Path, scores, labels, groups=None, role=None, names=("nodule", "effusion"), **metadata):
+    """Write a predictions.parquet of arrays (N, K)."""
+    n, names = len(scores), names[: np.shape(scores)[1]]
+    columns = {
+        "sample_id": [f"s{i:05d}" for i in range(n)],
+        "group": [str(g) for g in (range(n) if groups is None else groups)],
+        "role": ["test"] * n if role is None else list(role),
+        **{f"score:{name}": np.asarray(scores)[:, k].astype(np.float32) for k, name in enumerate(names)},
+        **{f"label:{name}": np.asarray(labels)[:, k].astype(np.float32) for k, name in enumerate(names)},
+    }
+    table = pa.table(columns).replace_schema_metadata({k: v.encode() for k, v in metadata.items()})
+    pq.write_table(table, path)
+    return path
+
+
+def rows_by(rows):
+    return {(row["metric"], row["finding"]): row for row in rows}
+
+
+@st.composite
+def weighted_cases(draw):
+    """Scores with many ties, labels of both kinds, whole-number weights that leave both kinds present."""
+    n = draw(st.integers(2, 40))
+    scores = np.array(draw(st.lists(st.integers(0, 12), min_size=n, max_size=n))) / 12
+    labels = np.array(draw(st.lists(st.integers(0, 1), min_size=n, max_size=n)), float)
+    labels[:2] = 0, 1
+    weights = np.array(draw(st.lists(st.integers(0, 4), min_size=n, max_size=n)), float)
+    weights[:2] = np.maximum(weights[:2], 1)
+    return Cases(scores, labels, scores >= 0.5), weights
+
+
+@settings(max_examples=150, deadline=None)
+@given(weighted_cases())
+def test_metrics_equal_scikit_learn_with_sample_weights(sample):
+    cases, weights = sample
+    both = np.stack([weights, np.ones_like(weights)], axis=1)
+    y, p, called = cases.labels, cases.scores, cases.decided
+    for column, w in enumerate(both.T):
+        expected = {
+            "auroc": reference.roc_auc_score(y, p, sample_weight=w),
+            "average_precision": reference.average_precision_score(y, p, sample_weight=w),
+            "accuracy": reference.accuracy_score(y, called, sample_weight=w),
+            "balanced_accuracy": reference.balanced_accuracy_score(y, called, sample_weight=w),
+            "f1": reference.f1_score(y, called, sample_weight=w),
+            "sensitivity": reference.recall_score(y, called, sample_weight=w),
+            "specificity": reference.recall_score(1 - y, ~called, sample_weight=w),
+            "brier": reference.brier_score_loss(y, p, sample_weight=w),
+            "nll": reference.log_loss(y, np.clip(p, 1e-7, 1 - 1e-7), sample_weight=w),
+        }
+        for metric, value in expected.items():
+            ours = PER_FINDING[metric](cases, both)[column]
+            assert ours == pytest.approx(value, abs=1e-9 if metric != "nll" else 1e-6), metric
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(0, 10_000))
+def test_one_of_k_metrics_equal_scikit_learn(seed):
+    rng = np.random.default_rng(seed)
+    truth, scores = rng.integers(0, 3, 30), rng.dirichlet(np.ones(3), 30)
+    truth[:3] = 0, 1, 2
+    cases = Cases(scores, np.eye(3)[truth], scores.argmax(1)[:, None] == np.arange(3))
+    weights = rng.integers(1, 4, (30, 1)).astype(float)
+    guess, w = scores.argmax(1), weights[:, 0]
+    expected = {
+        "accuracy": reference.accuracy_score(truth, guess, sample_weight=w),
+        "balanced_accuracy": reference.balanced_accuracy_score(truth, guess, sample_weight=w),
+        "nll": reference.log_loss(truth, scores, sample_weight=w),
+        "brier": np.average(((scores - np.eye(3)[truth]) ** 2).sum(1), weights=w),
+    }
+    for metric, value in expected.items():
+        assert JOINT[metric](cases, weights)[0] == pytest.approx(value, abs=1e-9), metric
+
+
+def test_calibration_error_and_risk_coverage_equal_their_definitions():
+    rng = np.random.default_rng(0)
+    p, y, w = rng.random(200), rng.integers(0, 2, 200).astype(float), rng.integers(0, 3, 200).astype(float)
+    cases = Cases(p, y, p >= 0.5)
+    error = 0.0
+    for b in range(15):
+        inside = (p >= b / 15) & (p < (b + 1) / 15)
+        error += abs((w[inside] * (y[inside] - p[inside])).sum()) / w.sum()
+    assert PER_FINDING["ece"](cases, w[:, None])[0] == pytest.approx(error, abs=1e-12)
+    order = np.argsort(-np.abs(p - 0.5))
+    wrong = (cases.decided != (y > 0.5))[order]
+    w_sorted, area = w[order], 0.0
+    for i in range(200):
+        if w_sorted[: i + 1].sum():
+            area += w_sorted[i] * np.average(wrong[: i + 1], weights=w_sorted[: i + 1])
+    assert PER_FINDING["aurc"](cases, w[:, None])[0] == pytest.approx(area / w.sum(), abs=1e-12)
+
+
+def test_all_draws_at_once_equal_one_draw_at_a_time():
+    rng = np.random.default_rng(1)
+    scores, labels = rng.random(60).round(1), rng.integers(0, 2, 60).astype(float)
+    cases = Cases(scores, labels, scores >= 0.5)
+    weights = next(group_weights(np.repeat(np.arange(20), 3), draws=25))
+    for name, metric in PER_FINDING.items():
+        one_by_one = [metric(cases, weights[:, b : b + 1])[0] for b in range(25)]
+        np.testing.assert_allclose(metric(cases, weights), one_by_one, atol=1e-12, err_msg=name)
+
+
+def test_a_draw_repeats_whole_groups_and_is_the_same_for_everybody():
+    groups = np.array(["b", "a", "b", "c", "a", "b"])
+    weights = np.concatenate(list(group_weights(groups, draws=50)), axis=1)
+    assert weights.shape == (6, 50)
+    for name in "abc":
+        assert (weights[groups == name] == weights[groups == name][0]).all()
+    per_group = np.stack([weights[groups == name][0] for name in "abc"])
+    assert (per_group.sum(0) == 3).all()
+    np.testing.assert_array_equal(weights, np.concatenate(list(group_weights(groups, draws=50)), axis=1))
+
+
+def test_blocks_of_draws_do_not_change_them(monkeypatch):
+    groups = np.arange(40)
+    whole = np.concatenate(list(group_weights(groups, draws=30)), axis=1)
+    monkeypatch.setattr("jointdiff.evaluate.bootstrap.MAX_CELLS", 200)
+    pieces = list(group_weights(groups, draws=30))
+    assert len(pieces) == 6
+    np.testing.assert_array_equal(whole, np.concatenate(pieces, axis=1))
+
+
+def test_intervals_cover_the_truth_about_as_often_as_they_say():
+    rng = np.random.default_rng(2)
+    covered = 0
+    for _ in range(200):
+        sample = rng.random(80)
+        weights = next(group_weights(rng.permutation(80).astype(str), draws=300))
+        low, high = percentile_interval(sample @ weights / 80, 0.9)
+        covered += low <= 0.5 <= high
+    assert 0.82 <= covered / 200 <= 0.96
+
+
+def test_rows_of_a_multi_label_cell(tmp_path):
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 2, (300, 2)).astype(float)
+    scores = 0.4 * labels + rng.random((300, 2)) * 0.6
+    role = ["validation"] * 100 + ["test"] * 200
+    path = write_predictions(
+        tmp_path / "p.parquet", scores, labels, np.arange(300) // 2, role, cost='{"ms_per_image": 2.5}'
+    )
+    rows = rows_by(score_predictions(path, RUN, bootstrap=200))
+    row = rows["auroc", "nodule"]
+    test = labels[100:, 0], scores[100:, 0].astype(np.float32)
+    assert row["value"] == pytest.approx(reference.roc_auc_score(*test), abs=1e-9)
+    assert row["ci_low"] < row["value"] < row["ci_high"] and row["n"] == 200
+    facts = parse_protocol(row["protocol"])
+    assert facts["groups"] == "100" and facts["threshold_from"] == "validation" and facts["size"] == "32"
+    both = [rows["auroc", name]["value"] for name in ("nodule", "effusion")]
+    assert rows["auroc", "macro"]["value"] == pytest.approx(np.mean(both))
+    threshold = float(facts["threshold"])
+    assert rows["sensitivity", "nodule"]["value"] == pytest.approx(
+        reference.recall_score(test[0], test[1] >= threshold), abs=0.02
+    )
+    assert (row["dataset"], row["labels"], row["method"], row["seed"], row["run_id"]) == (
+        "phantom",
+        "50",
+        "joint",
+        0,
+        "r0",
+    )
+    assert read_cost(path) == {"ms_per_image": 2.5}
+
+
+def test_one_of_k_is_decided_by_the_largest_score(tmp_path):
+    rng = np.random.default_rng(0)
+    truth, scores = rng.integers(0, 4, 200), rng.dirichlet(np.ones(4), 200)
+    path = write_predictions(tmp_path / "p.parquet", scores, np.eye(4)[truth], names=("a", "b", "c", "d"))
+    assert read_predictions(path).kind == "one_of_k"
+    rows = rows_by(score_predictions(path, RUN, bootstrap=20))
+    kept = scores.astype(np.float32)
+    assert rows["accuracy", "macro"]["value"] == pytest.approx((kept.argmax(1) == truth).mean())
+    assert rows["auroc", "macro"]["value"] == pytest.approx(
+        np.mean([reference.roc_auc_score(truth == k, kept[:, k]) for k in range(4)])
+    )
+    assert ("accuracy", "a") not in rows and ("auroc", "a") in rows
+    assert rows["f1", "macro"]["value"] == pytest.approx(reference.f1_score(truth, kept.argmax(1), average="macro"))
+
+
+def test_metadata_says_which_kind_when_labels_cannot(tmp_path):
+    labels = np.eye(2)[[0, 1, 0, 1]]
+    path = write_predictions(tmp_path / "p.parquet", np.full((4, 2), 0.5), labels, kind="multi_label")
+    assert read_predictions(path).kind == "multi_label"
+
+
+def test_a_finding_without_positives_is_a_gap_with_its_reason(tmp_path):
+    rng = np.random.default_rng(0)
+    labels = np.stack([rng.integers(0, 2, 50), np.zeros(50)], axis=1).astype(float)
+    path = write_predictions(tmp_path / "p.parquet", rng.random((50, 2)), labels)
+    rows = rows_by(score_predictions(path, RUN, bootstrap=20))
+    gap = rows["auroc", "effusion"]
+    assert math.isnan(gap["value"]) and parse_protocol(gap["protocol"])["reason"] == "no positives"
+    assert rows["auroc", "macro"]["value"] == rows["auroc", "nodule"]["value"]
+    assert parse_protocol(rows["auroc", "macro"]["protocol"])["findings"] == "1 of 2"
+    assert rows["specificity", "effusion"]["value"] >= 0
+
+
+def test_unknown_labels_are_left_out(tmp_path):
+    rng = np.random.default_rng(0)
+    labels, scores = rng.integers(0, 2, (80, 2)).astype(float), rng.random((80, 2)).astype(np.float32)
+    labels[:30, 0] = np.nan
+    rows = rows_by(score_predictions(write_predictions(tmp_path / "p.parquet", scores, labels), RUN, bootstrap=20))
+    assert rows["auroc", "nodule"]["n"] == 50
+    assert rows["auroc", "nodule"]["value"] == pytest.approx(reference.roc_auc_score(labels[30:, 0], scores[30:, 0]))
+
+
+def test_the_threshold_maximises_youdens_index_on_validation():
+    labels = np.array([0, 0, 0, 1, 1, 1.0])
+    assert youden_threshold(np.array([0.1, 0.2, 0.3, 0.4, 0.8, 0.9]), labels) == pytest.approx(0.35)
+    assert youden_threshold(np.array([0.1, 0.3, 0.6, 0.5, 0.8, 0.9]), labels) == pytest.approx(0.4)
+    assert youden_threshold(np.array([0.1, 0.2, np.nan]), np.array([1, 1, np.nan])) == 0.5
+
+
+@settings(max_examples=100, deadline=None)
+@given(weighted_cases())
+def test_no_other_threshold_separates_better(sample):
+    cases, _ = sample
+
+    def gain(threshold):
+        called = cases.scores >= threshold
+        return called[cases.labels > 0].mean() - called[cases.labels == 0].mean()
+
+    best = gain(youden_threshold(cases.scores, cases.labels))
+    assert best >= max(gain(cut) for cut in [*cases.scores, 2.0]) - 1e-12
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda t: t.drop_columns(["group"]), "lacks the column 'group'"),
+        (lambda t: t.set_column(2, "role", pa.array(["validation"] * 4)), "role 'test'"),
+        (lambda t: t.set_column(3, "score:nodule", pa.array([0.1, 2.0, 0.3, 0.4])), "outside \\[0, 1\\]"),
+        (lambda t: t.set_column(3, "score:nodule", pa.array([0.1, math.nan, 0.3, 0.4])), "outside \\[0, 1\\]"),
+        (lambda t: t.select(["sample_id", "group", "role"]), "no column 'score:"),
+    ],
+)
+def test_a_broken_table_is_one_clear_message(tmp_path, change, message):
+    path = write_predictions(tmp_path / "p.parquet", np.full((4, 2), 0.5), np.zeros((4, 2)))
+    pq.write_table(change(pq.read_table(path)), path)
+    with pytest.raises(ValueError, match=message) as error:
+        read_predictions(path)
+    assert str(path) in str(error.value)
+
+
+def test_the_same_predictions_give_the_same_rows(tmp_path):
+    rng = np.random.default_rng(0)
+    path = write_predictions(tmp_path / "p.parquet", rng.random((40, 2)), rng.integers(0, 2, (40, 2)))
+    assert json.dumps(score_predictions(path, RUN, bootstrap=50)) == json.dumps(
+        score_predictions(path, RUN, bootstrap=50)
+    )
+
+
+def test_a_thousand_draws_take_less_than_three_seconds(tmp_path):
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 2, (600, 3)).astype(float)
+    scores = np.clip(labels * 0.3 + rng.random((600, 3)) * 0.7, 0, 1)
+    path = write_predictions(tmp_path / "p.parquet", scores, labels, names=("a", "b", "c"))
+    start = time.process_time()
+    assert len(score_predictions(path, RUN)) == 4 * len(PER_FINDING)
+    assert time.process_time() - start < 3

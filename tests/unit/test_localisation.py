@@ -1,0 +1,207 @@
+"""Localisation by hand-made maps, closed forms and scikit-learn."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn import metrics as reference
+
+from jointdiff.evaluate.cost import score_cost
+from jointdiff.evaluate.scores import parse_protocol
+from jointdiff.explain.localisation import (
+    MAP_METRICS,
+    NO_REGIONS,
+    change_inside,
+    change_outside,
+    iou,
+    pixel_ap,
+    pixel_auroc,
+    pointing,
+    score_explanations,
+)
+
+RUN = {
+    "spec": {"dataset": "phantom", "labels": "50", "variant": "joint", "seed": 0},
+    "code_version": "c0de",
+    "config_digest": "c0nf",
+    "run_id": "r0",
+}
+
+
+def square(size=8, low=2, high=4):
+    region = np.zeros((size, size), bool)
+    region[low:high, low:high] = True
+    return region
+
+
+def write_explanations(path, **changes):
+    """Write four images, two per finding, whose counterfactual map is the region itself times 0.2."""
+    region = np.stack([square(), square(low=3, high=6), square(), square(low=1, high=3)])
+    arrays = {
+        "sample": np.arange(4),
+        "finding": np.array([0, 0, 1, 1]),
+        "image": np.zeros((4, 8, 8, 1), np.uint8),
+        "region": region,
+        "map:counterfactual": (0.2 * region + 0.05).astype(np.float32),
+        "map:random_map": np.random.default_rng(0).random((4, 8, 8)).astype(np.float32),
+        "before": np.array([[0.9, 0.2], [0.8, 0.2], [0.1, 0.7], [0.1, 0.4]], np.float32),
+        "after": np.array([[0.1, 0.3], [0.6, 0.2], [0.1, 0.2], [0.1, 0.1]], np.float32),
+        "judge_before": np.full((4, 2), 0.9, np.float32),
+        "judge_after": np.full((4, 2), 0.1, np.float32),
+        "protocol": json.dumps({"explainers": ["counterfactual"], "steps": 12, "guidance": 3.0}),
+        "cost": json.dumps({"ms_per_counterfactual": 70.0, "calls_per_counterfactual": 24}),
+        **changes,
+    }
+    np.savez(path, **{key: value for key, value in arrays.items() if value is not None})
+    return path
+
+
+def by_name(rows):
+    return {(r["metric"], r["finding"], parse_protocol(r["protocol"])["map"]): r for r in rows}
+
+
+def test_change_is_in_percent_of_the_pixel_range():
+    region = square()
+    change = np.where(region, 0.3, 0.1)
+    assert change_inside(change, region) == pytest.approx(30)
+    assert change_outside(change, region) == pytest.approx(10)
+    assert math.isnan(change_outside(change, np.ones((8, 8), bool)))
+
+
+def test_pointing_looks_at_the_hottest_pixel_and_shares_ties():
+    region, heat = square(), np.zeros((8, 8))
+    heat[2, 3] = 1
+    assert pointing(heat, region) == 1
+    heat[7, 7] = 1
+    assert pointing(heat, region) == 0.5
+    heat[7, 7] = 2
+    assert pointing(heat, region) == 0
+    assert pointing(np.ones((8, 8)), region) == pytest.approx(region.mean())
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(0, 10_000), st.integers(1, 12))
+def test_pixel_scores_equal_scikit_learn(seed, levels):
+    rng = np.random.default_rng(seed)
+    heat, region = rng.integers(0, levels, (6, 6)) / levels, rng.random((6, 6)) < 0.3
+    region[0, :2] = True, False
+    assert pixel_auroc(heat, region) == pytest.approx(reference.roc_auc_score(region.ravel(), heat.ravel()), abs=1e-9)
+    expected = reference.average_precision_score(region.ravel(), heat.ravel())
+    assert pixel_ap(heat, region) == pytest.approx(expected, abs=1e-9)
+
+
+def test_iou_keeps_as_many_pixels_as_the_region_has():
+    region = square()  # 4 pixels
+    assert iou(region.astype(float), region) == 1
+    heat = np.zeros((8, 8))
+    heat[2, 2], heat[2, 3], heat[0, 0], heat[0, 1] = 4, 3, 2, 1
+    assert iou(heat, region) == pytest.approx(2 / 6)
+    assert iou(1.0 - region, region) == 0
+    shared = 4 * region.mean()  # of a constant map any 4 pixels are as good: the expected overlap counts
+    assert iou(np.ones((8, 8)), region) == pytest.approx(shared / (8 - shared))
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(0, 10_000))
+def test_iou_without_ties_equals_its_definition(seed):
+    rng = np.random.default_rng(seed)
+    heat, region = rng.random((7, 7)), rng.random((7, 7)) < 0.3
+    region[0, 0] = True
+    kept = heat >= np.sort(heat.ravel())[-region.sum()]
+    assert iou(heat, region) == pytest.approx((kept & region).sum() / (kept | region).sum())
+
+
+def test_the_floor_is_what_a_random_map_points_to():
+    rng = np.random.default_rng(0)
+    regions = [square(size=16, low=2, high=high) for high in rng.integers(4, 12, 2000)]
+    hits = np.mean([pointing(rng.random((16, 16)), region) for region in regions])
+    assert hits == pytest.approx(np.mean([region.mean() for region in regions]), abs=0.03)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 10_000), st.floats(0.1, 10), st.floats(-1, 1))
+def test_ranking_scores_do_not_see_the_scale_of_a_map(seed, scale, shift):
+    rng = np.random.default_rng(seed)
+    heat, region = rng.integers(0, 100, (6, 6)).astype(float), rng.random((6, 6)) < 0.4
+    region[0, :2] = True, False
+    for metric in MAP_METRICS.values():
+        assert metric(heat * scale + shift, region) == pytest.approx(metric(heat, region))
+
+
+def test_rows_of_a_cell(tmp_path):
+    rows = by_name(
+        score_explanations(write_explanations(tmp_path / "e.npz"), RUN, ["nodule", "effusion"], bootstrap=50)
+    )
+    change = "counterfactual"
+    assert rows["change_inside", "nodule", change]["value"] == pytest.approx(25)
+    assert rows["change_outside", "macro", change]["value"] == pytest.approx(5)
+    assert rows["change_ratio", "effusion", change]["value"] == pytest.approx(5)
+    assert rows["pointing", "macro", change]["value"] == 1 and rows["pixel_auroc", "macro", change]["value"] == 1
+    assert rows["iou", "nodule", change]["ci_low"] == pytest.approx(1)
+    assert rows["flip_rate", "nodule", change]["value"] == 0.5 and rows["flip_rate", "nodule", change]["n"] == 2
+    assert rows["flip_rate", "effusion", change]["value"] == 1 and rows["flip_rate", "effusion", change]["n"] == 1
+    assert rows["judge_flip_rate", "macro", change]["value"] == 1
+    assert rows["probability_before", "nodule", change]["value"] == pytest.approx(0.85)
+    assert rows["probability_after", "nodule", change]["value"] == pytest.approx(0.35)
+    assert rows["side_effect", "nodule", change]["value"] == pytest.approx(0.05)
+    assert rows["pointing_floor", "nodule", "uniform"]["value"] == pytest.approx((4 + 9) / 2 / 64)
+    assert ("change_inside", "macro", "random_map") not in rows  # in no unit
+    facts = parse_protocol(rows["pointing", "macro", change]["protocol"])
+    assert (facts["steps"], facts["guidance"], facts["groups"]) == ("12", "3", "4") and "explainers" not in facts
+
+
+def test_images_of_one_patient_are_drawn_together(tmp_path):
+    alone = write_explanations(tmp_path / "a.npz")
+    grouped = write_explanations(tmp_path / "g.npz", group=np.array(["p", "p", "q", "q"]))
+    for path, groups in ((alone, "4"), (grouped, "2")):
+        rows = by_name(score_explanations(path, RUN, ["a", "b"], bootstrap=20))
+        assert parse_protocol(rows["iou", "macro", "random_map"]["protocol"])["groups"] == groups
+
+
+@pytest.mark.parametrize("region", [np.zeros((4, 8, 8), bool), None])
+def test_a_data_set_without_regions_is_a_gap_with_its_reason(tmp_path, region):
+    path = write_explanations(tmp_path / "e.npz", region=region)
+    rows = by_name(score_explanations(path, RUN, ["nodule", "effusion"], bootstrap=20))
+    for metric in ("pointing", "pixel_auroc", "iou", "change_ratio"):
+        gap = rows[metric, "macro", "random_map"]
+        assert math.isnan(gap["value"]) and parse_protocol(gap["protocol"])["reason"] == NO_REGIONS
+    assert rows["flip_rate", "macro", "counterfactual"]["value"] == 0.75  # what needs no region is still scored
+
+
+def test_a_finding_nobody_saw_cannot_flip(tmp_path):
+    path = write_explanations(tmp_path / "e.npz", before=np.full((4, 2), 0.1, np.float32))
+    row = by_name(score_explanations(path, RUN, ["a", "b"], bootstrap=20))["flip_rate", "macro", "counterfactual"]
+    assert math.isnan(row["value"]) and "seen before" in row["protocol"]
+
+
+def test_a_region_over_the_whole_image_does_not_fail(tmp_path):
+    path = write_explanations(tmp_path / "e.npz", region=np.ones((4, 8, 8), bool))
+    rows = by_name(score_explanations(path, RUN, ["a", "b"], bootstrap=20))
+    assert math.isnan(rows["change_ratio", "macro", "counterfactual"]["value"])
+    assert rows["pointing", "macro", "counterfactual"]["value"] == 1
+
+
+def test_arrays_that_do_not_fit_are_one_clear_message(tmp_path):
+    path = write_explanations(tmp_path / "e.npz", before=np.zeros((3, 2)))
+    with pytest.raises(ValueError, match=r"e\.npz: 'before' holds 3 images where 'finding' holds 4"):
+        score_explanations(path, RUN, ["a", "b"])
+
+
+def test_costs_come_from_who_measured_them(tmp_path):
+    run = {**RUN, "cost": {"train_seconds": 12.5, "parameters": 600_000, "peak_memory_mib": None, "device": "cpu (x)"}}
+    generated = tmp_path / "generated.npz"
+    np.savez(generated, cost=json.dumps({"ms_per_sample": 20.0, "calls_per_sample": 25}))
+    explanations = write_explanations(tmp_path / "e.npz")
+    rows = {r["metric"]: r for r in score_cost(run, generated=generated, explanations=explanations)}
+    assert {metric: row["value"] for metric, row in rows.items()} == {
+        "train_seconds": 12.5,
+        "parameters": 600_000,
+        "ms_per_sample": 20,
+        "calls_per_sample": 25,
+        "ms_per_counterfactual": 70,
+        "calls_per_counterfactual": 24,
+    }
+    assert parse_protocol(rows["ms_per_sample"]["protocol"]) == {"device": "cpu (x)"}
