@@ -1,0 +1,1 @@
+"""Comparators: one file per method, its whole loss in view."""

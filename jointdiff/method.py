@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal, Protocol, runtime_checkable
 
 import torch
@@ -75,6 +76,17 @@ class Method(nn.Module, ABC):
     def predict(self, images: Tensor) -> Tensor:
         """Return probabilities (N, K) in [0, 1] for images (N, C, H, W) in [-1, 1]; gradients may flow."""
 
+    def diffusers_parts(self) -> dict[str, object]:
+        """Name the parts (models and schedulers of diffusers) that get a folder of their own in a saved model."""
+        return {}
+
+    @classmethod
+    def from_pretrained(cls, folder: Path | str) -> Method:
+        """Load a model folder in evaluation mode; the class is the one named in its config.json."""
+        from jointdiff.models import load_model
+
+        return load_model(folder)
+
     def forward(self, batch: Batch, views: Views, averaged: Method) -> Losses:
         """Return the losses (so that a data-parallel wrapper sees the training step)."""
         return self.losses(batch, views, averaged)
@@ -103,7 +115,15 @@ class Explainer(Protocol):
     """A method that edits a finding away or in."""
 
     def counterfactual(
-        self, images: Tensor, finding: int, target: float, seeds: Tensor, *, noise_level: int, steps: int, guidance: float
+        self,
+        images: Tensor,
+        finding: int,
+        target: float,
+        seeds: Tensor,
+        *,
+        noise_level: int,
+        steps: int,
+        guidance: float,
     ) -> Counterfactuals:
         """Return each image as it would look with ``finding`` absent (target 0) or present (target 1)."""
         ...

@@ -1,0 +1,1 @@
+"""The joint and the conditional diffusion models."""

@@ -12,7 +12,7 @@ from jointdiff.data.source import DataInfo
 from jointdiff.diffusion.process import STEPS, DiffusionProcess, noise_for
 from jointdiff.method import Batch, Counterfactuals, Losses, Method, MethodSettings
 from jointdiff.nets.heads import PooledHead
-from jointdiff.nets.unet import Encoding, build_unet, pooled_width
+from jointdiff.nets.unet import Encoding, build_unet, decode, encode, pooled_width
 
 
 class JointDiffusion(Method):
@@ -78,8 +78,8 @@ class JointDiffusion(Method):
 
         labelled = views.weak(batch.labelled)
         shown, shown_steps, labels = self._classifier_inputs(labelled, batch.labels)
-        encoding = self.unet.encode(torch.cat([noisy, shown]), torch.cat([steps, shown_steps]))
-        estimate = self.unet.decode(encoding.part(slice(0, len(noisy))))
+        encoding = encode(self.unet, torch.cat([noisy, shown]), torch.cat([steps, shown_steps]))
+        estimate = decode(self.unet, encoding.part(slice(0, len(noisy))))
         logits = self.classify(encoding.part(slice(len(noisy), None)))
         return {
             "denoising": (estimate.float() - noise).square().mean(),
@@ -103,7 +103,7 @@ class JointDiffusion(Method):
     def logits(self, images: Tensor) -> Tensor:
         """Return logits (N, K) of clean images."""
         steps = torch.zeros(len(images), dtype=torch.long, device=images.device)
-        return self.classify(self.unet.encode(images, steps))
+        return self.classify(encode(self.unet, images, steps))
 
     def predict(self, images: Tensor) -> Tensor:
         """Return probabilities (N, K) of clean images in one encoder pass."""
@@ -120,10 +120,10 @@ class JointDiffusion(Method):
         solver.set_timesteps(steps, device=seeds.device)
         z = noise_for(seeds, (self.data.channels, self.data.size, self.data.size))
         for t in solver.timesteps:
-            encoding = self.unet.encode(z, t.expand(len(z)))
+            encoding = encode(self.unet, z, t.expand(len(z)))
             if guidance > 0.0:
                 encoding = self.guide(encoding, labels, scale=guidance)
-            z = solver.step(self.unet.decode(encoding), t, z).prev_sample
+            z = solver.step(decode(self.unet, encoding), t, z).prev_sample
         return z.clamp(-1.0, 1.0)
 
     def guide(self, encoding: Encoding, labels: Tensor, *, scale: float) -> Encoding:
@@ -164,18 +164,18 @@ class JointDiffusion(Method):
             step = t.expand(len(images))
             with torch.enable_grad():
                 z = edited.detach().requires_grad_()
-                noise_estimate = self.unet.decode(self.unet.encode(z, step)).float()
+                noise_estimate = decode(self.unet, encode(self.unet, z, step)).float()
                 clean = self.process.remove_noise(z, noise_estimate, step).clamp(-1.0, 1.0)
                 loss = self.task.finding_loss(self.logits(clean), finding, target).sum()
                 (gradient,) = torch.autograd.grad(loss, z)
             _, s = self.process.scales(step)
             guided = noise_estimate.detach() + guidance * s * gradient
             edited = solver.step(guided, t, edited).prev_sample
-            control = solver.step(self.unet.decode(self.unet.encode(control, step)).float(), t, control).prev_sample
+            control = solver.step(decode(self.unet, encode(self.unet, control, step)).float(), t, control).prev_sample
         return Counterfactuals(edited.clamp(-1, 1), control.clamp(-1, 1), calls=3 * len(times))
 
-    def save_parts(self) -> dict[str, object]:
-        """Name the parts saved in diffusers' own layout, so that its pipelines read the model folder."""
+    def diffusers_parts(self) -> dict[str, object]:
+        """Name the parts that are saved in diffusers' layout, so that its pipelines read the model folder."""
         return {"unet": self.unet, "scheduler": self.process.solver("ddim")}
 
 

@@ -20,7 +20,12 @@ class PooledHead(nn.Module):
     """
 
     def __init__(
-        self, widths: Sequence[int], *, outputs: int, pooling: Literal["avg", "max", "both"] = "avg", dropout: float = 0.0
+        self,
+        widths: Sequence[int],
+        *,
+        outputs: int,
+        pooling: Literal["avg", "max", "both"] = "avg",
+        dropout: float = 0.0,
     ) -> None:
         super().__init__()
         self.pooling = pooling

@@ -1,4 +1,4 @@
-"""The U-Net of diffusers, cut where the encoder ends."""
+"""diffusers' U-Net, cut where the encoder ends."""
 
 from __future__ import annotations
 
@@ -32,27 +32,25 @@ class Encoding:
         return Encoding(tuple(s[rows] for s in self.skips), self.middle[rows], self.embedding[rows])
 
 
-class SplitUNet(UNet2DModel):
-    """diffusers' UNet2DModel with its two halves callable: ``decode(encode(z, t))`` is ``forward(z, t)``."""
+def encode(unet: UNet2DModel, images: Tensor, steps: Tensor) -> Encoding:
+    """Return the maps of noisy images (N, C, H, W) at integer steps (N,): the first half of ``unet(images, steps)``."""
+    embedding = unet.time_embedding(unet.time_proj(steps).to(images.dtype))
+    x = unet.conv_in(images)
+    skips = [x]
+    for block in unet.down_blocks:
+        x, outputs = block(hidden_states=x, temb=embedding)
+        skips.extend(outputs)
+    return Encoding(tuple(skips), unet.mid_block(x, embedding), embedding)
 
-    def encode(self, images: Tensor, steps: Tensor) -> Encoding:
-        """Return the maps of noisy images (N, C, H, W) at integer steps (N,)."""
-        embedding = self.time_embedding(self.time_proj(steps).to(images.dtype))
-        x = self.conv_in(images)
-        skips = [x]
-        for block in self.down_blocks:
-            x, outputs = block(hidden_states=x, temb=embedding)
-            skips.extend(outputs)
-        return Encoding(tuple(skips), self.mid_block(x, embedding), embedding)
 
-    def decode(self, encoding: Encoding) -> Tensor:
-        """Return the noise estimate (N, C, H, W)."""
-        x, skips = encoding.middle, encoding.skips
-        for block in self.up_blocks:
-            count = len(block.resnets)
-            x = block(x, skips[-count:], encoding.embedding)
-            skips = skips[:-count]
-        return self.conv_out(self.conv_act(self.conv_norm_out(x)))
+def decode(unet: UNet2DModel, encoding: Encoding) -> Tensor:
+    """Return the noise estimate (N, C, H, W): the second half of ``unet(images, steps)``."""
+    x, skips = encoding.middle, encoding.skips
+    for block in unet.up_blocks:
+        count = len(block.resnets)
+        x = block(x, skips[-count:], encoding.embedding)
+        skips = skips[:-count]
+    return unet.conv_out(unet.conv_act(unet.conv_norm_out(x)))
 
 
 def build_unet(
@@ -64,7 +62,7 @@ def build_unet(
     blocks: int,
     attention_at: Sequence[int],
     dropout: float = 0.0,
-) -> SplitUNet:
+) -> UNet2DModel:
     """Build a U-Net of ``width`` x ``multipliers`` channels with attention at maps of the given sides in pixels.
 
     Raises:
@@ -77,7 +75,7 @@ def build_unet(
     if groups is None:
         raise ValueError(f"width {width} of the U-Net must be a multiple of 4")
     attention = [size // 2**level in set(attention_at) for level in range(levels)]
-    return SplitUNet(
+    return UNet2DModel(
         sample_size=size,
         in_channels=channels,
         out_channels=channels,
@@ -92,9 +90,9 @@ def build_unet(
     )
 
 
-def pooled_width(unet: SplitUNet) -> list[int]:
+def pooled_width(unet: UNet2DModel) -> list[int]:
     """Return the channels of every map of an encoding, in order."""
     with torch.no_grad():
         size, channels = unet.config["sample_size"], unet.config["in_channels"]
-        encoding = unet.encode(torch.zeros(1, channels, size, size), torch.zeros(1, dtype=torch.long))
+        encoding = encode(unet, torch.zeros(1, channels, size, size), torch.zeros(1, dtype=torch.long))
     return [m.shape[1] for m in encoding.maps]

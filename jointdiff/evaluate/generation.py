@@ -1,0 +1,173 @@
+"""Quality of generated images: Frechet distances in a trained classifier's features and, with its weights, FID."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from jointdiff.data.store import open_store
+from jointdiff.devices import pick_device
+from jointdiff.evaluate.scores import Identity, Row, format_protocol, score_row
+from jointdiff.files import sha256
+from jointdiff.method import to_unit_range
+from jointdiff.models import load_model
+from jointdiff.training.selection import macro_auroc
+
+# clean-fid's Inception network (its file name and the digest of the published file).
+INCEPTION_FILE = "inception-2015-12-05.pt"
+INCEPTION_SHA256 = "f58cb9b6ec323ed63459aa4fb441fe750cfe39fafad6da5cb504a16f19e958f4"
+
+
+def frechet_distance(a: np.ndarray, b: np.ndarray) -> float:
+    """Return |m_a - m_b|^2 + tr(S_a + S_b - 2 (S_a S_b)^(1/2)) between features (N, D) (Dowson & Landau 1982).
+
+    The trace of the root comes from the eigenvalues of the symmetric S_a^(1/2) S_b S_a^(1/2), which needs no matrix
+    root of a product and stays real when N < D.
+    """
+    mean_a, mean_b = a.mean(axis=0), b.mean(axis=0)
+    cov_a, cov_b = (np.atleast_2d(np.cov(x, rowvar=False)) for x in (a, b))
+    values, vectors = np.linalg.eigh(cov_a)
+    root = (vectors * np.sqrt(values.clip(min=0.0))) @ vectors.T
+    cross = np.sqrt(np.linalg.eigvalsh(root @ cov_b @ root).clip(min=0.0)).sum()
+    return float(((mean_a - mean_b) ** 2).sum() + np.trace(cov_a) + np.trace(cov_b) - 2.0 * cross)
+
+
+@torch.no_grad()
+def score_generated(
+    generated: Path | str,
+    *,
+    run: Mapping[str, Any],
+    extractor: Path | str,
+    store: Path | str,
+    split: Path | str,
+    inception: Path | str | None = None,
+    batch_size: int = 256,
+    device: str = "auto",
+) -> list[Row]:
+    """Score generated images against the real test images, beside the distance of real training images to them.
+
+    Rows: ``frechet_distance`` in the extractor's features (a classifier trained on all real labels), its real-data
+    reference, ``guidance_auroc`` (whether the extractor finds in an image what was asked for), and ``fid``.
+    """
+    target = pick_device(device)
+    identity = Identity.from_run(run)
+    data = open_store(store)
+    roles = data.split_rows(split)
+    train = np.concatenate([roles["labelled"], roles["unlabelled"]])
+    with np.load(generated, allow_pickle=False) as stored:
+        images, labels = stored["images"], stored["labels"]
+        protocol = json.loads(str(stored["protocol"]))
+    model: Any = load_model(extractor).to(target)
+
+    def features(pixels: np.ndarray) -> np.ndarray:
+        """Return features of uint8 images (N, H, W, C)."""
+        parts = []
+        for start in range(0, len(pixels), batch_size):
+            batch = torch.from_numpy(pixels[start : start + batch_size]).permute(0, 3, 1, 2).to(target)
+            parts.append(model.features(to_unit_range(batch)).float().cpu().numpy())
+        return np.concatenate(parts).astype(np.float64)
+
+    real_test, real_train = data.images[roles["test"]], data.images[train]
+    test = features(real_test)
+    facts = {
+        "extractor": read_variant(extractor),
+        **protocol,
+        "reference": "test",
+        "n_real": len(test),
+        "n_generated": len(images),
+        "weights": "EMA",
+    }
+    if len(images) <= test.shape[1]:
+        facts["flag"] = f"fewer images than the {test.shape[1]} features"
+    rows = [
+        score_row(
+            identity,
+            metric="frechet_distance",
+            value=frechet_distance(features(images), test),
+            n=len(images),
+            protocol=format_protocol(**facts),
+        ),
+        score_row(
+            identity,
+            metric="frechet_distance_real",
+            value=frechet_distance(features(real_train[: len(images)]), test),
+            n=min(len(images), len(real_train)),
+            protocol=format_protocol(extractor=facts["extractor"], reference="test", n_real=len(test), generated="train"),
+        ),
+        score_row(
+            identity,
+            metric="guidance_auroc",
+            value=macro_auroc(_judge(model, images, batch_size, target), labels),
+            n=len(images),
+            protocol=format_protocol(judge=facts["extractor"], **protocol),
+        ),
+    ]
+    if inception is None:
+        missing = "weights absent: set evaluation.inception or put them in the mirror"
+        rows.append(
+            score_row(identity, metric="fid", value=float("nan"), protocol=format_protocol(reason=missing))
+        )
+    else:
+        network = inception_network(inception, target)
+        value = frechet_distance(
+            inception_features(network, images, target), inception_features(network, real_test, target)
+        )
+        rows.append(
+            score_row(
+                identity,
+                metric="fid",
+                value=value,
+                n=len(images),
+                protocol=format_protocol(
+                    **{**facts, "extractor": "inception", "resize": "clean-fid bicubic 299"},
+                    sha256=sha256(inception)[:16],
+                ),
+            )
+        )
+    return rows
+
+
+def read_variant(model: Path | str) -> str:
+    """Return the variant's name from a model folder."""
+    return json.loads((Path(model) / "config.json").read_text())["run"]["variant"]
+
+
+def _judge(model: Any, images: np.ndarray, batch_size: int, device: torch.device) -> np.ndarray:
+    parts = []
+    for start in range(0, len(images), batch_size):
+        batch = torch.from_numpy(images[start : start + batch_size]).permute(0, 3, 1, 2).to(device)
+        parts.append(model.predict(to_unit_range(batch)).float().cpu().numpy())
+    return np.concatenate(parts)
+
+
+def inception_network(path: Path | str, device: torch.device) -> Any:
+    """Load clean-fid's Inception network from a local file; nothing is downloaded.
+
+    Raises:
+        ValueError: the file is missing or has another name than clean-fid looks for.
+    """
+    from cleanfid.inception_torchscript import InceptionV3W
+
+    path = Path(path)
+    if not path.is_file() or path.name != INCEPTION_FILE:
+        raise ValueError(f"evaluation.inception: {path} must be an existing file called {INCEPTION_FILE}")
+    return InceptionV3W(str(path.parent), download=False).to(device).eval()
+
+
+@torch.no_grad()
+def inception_features(network: Any, images: np.ndarray, device: torch.device, *, batch_size: int = 32) -> np.ndarray:
+    """Return Inception features (N, 2048) of uint8 images (N, H, W, C), resized as clean-fid does."""
+    from cleanfid.resize import make_resizer
+
+    resize = make_resizer("PIL", False, "bicubic", (299, 299))
+    parts = []
+    for start in range(0, len(images), batch_size):
+        colour = np.broadcast_to(images[start : start + batch_size], (*images[start : start + batch_size].shape[:3], 3))
+        batch = torch.from_numpy(np.stack([resize(image) for image in colour])).permute(0, 3, 1, 2)
+        parts.append(network(batch.float().to(device)).cpu().numpy())
+    return np.concatenate(parts).astype(np.float64)

@@ -1,0 +1,297 @@
+"""What a trained model is asked for: predictions, images, explanations. One model per call, all answers in one file."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from jointdiff.config import ConfigError, Explanation, Generation
+from jointdiff.data.store import Store, open_store
+from jointdiff.devices import pick_device
+from jointdiff.explain.saliency import centre_prior, change_map, grad_cam, random_map
+from jointdiff.files import atomic_path
+from jointdiff.method import Explainer, Generator, HasFeatures, Method, to_bytes, to_unit_range
+from jointdiff.models import load_model
+from jointdiff.pictures import save_grid, save_strips
+from jointdiff.progress import Progress
+from jointdiff.seeding import derive, rng
+
+
+@torch.no_grad()
+def classify(
+    model: Path | str,
+    *,
+    store: Path | str,
+    split: Path | str,
+    out: Path | str,
+    batch_size: int = 256,
+    device: str = "auto",
+) -> None:
+    """Write the probabilities of every validation and test image to a Parquet table."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    data, target = open_store(store), pick_device(device)
+    method = load_model(model).to(target)
+    roles = data.split_rows(split)
+    role = np.repeat(["validation", "test"], [len(roles["validation"]), len(roles["test"])])
+    rows = np.concatenate([roles["validation"], roles["test"]])
+    started = time.perf_counter()
+    scores = predict_rows(method, data, rows, batch_size=batch_size, device=target)
+    cost = {"ms_per_image": 1000.0 * (time.perf_counter() - started) / len(rows), "calls_per_image": 1.0}
+
+    names = data.info.labels.names
+    columns: dict[str, Any] = {"sample_id": data.sample_ids[rows], "group": data.groups[rows], "role": role}
+    columns |= {f"score:{name}": scores[:, k] for k, name in enumerate(names)}
+    columns |= {f"label:{name}": data.labels[rows, k] for k, name in enumerate(names)}
+    table = pa.table(columns).replace_schema_metadata({"cost": json.dumps(cost), "kind": data.info.labels.kind})
+    with atomic_path(out) as aside:
+        pq.write_table(table, aside)
+
+
+@torch.no_grad()
+def predict_rows(method: Method, data: Store, rows: np.ndarray, *, batch_size: int, device: torch.device) -> np.ndarray:
+    """Return probabilities (len(rows), K) of rows of a store."""
+    answers = [method.predict(images) for images in image_batches(data, rows, batch_size=batch_size, device=device)]
+    return torch.cat(answers).float().cpu().numpy()
+
+
+def image_batches(data: Store, rows: np.ndarray, *, batch_size: int, device: torch.device) -> Iterator[Tensor]:
+    """Yield images (N, C, H, W) in [-1, 1] of rows of a store."""
+    for start in range(0, len(rows), batch_size):
+        images = torch.from_numpy(data.images[rows[start : start + batch_size]])
+        yield to_unit_range(images.permute(0, 3, 1, 2).to(device)).contiguous()
+
+
+def wanted_labels(kind: str, count: int, findings: int) -> np.ndarray:
+    """Return label vectors (count, findings) in turn: each class, or no finding and then each finding alone."""
+    vectors = np.eye(findings, dtype=np.float32)
+    if kind == "multi_label":
+        vectors = np.concatenate([np.zeros((1, findings), dtype=np.float32), vectors])
+    return vectors[np.arange(count) % len(vectors)]
+
+
+def generate(
+    model: Path | str,
+    *,
+    out: Path | str,
+    picture: Path | str,
+    seed: int,
+    settings: Generation,
+    device: str = "auto",
+) -> None:
+    """Draw images for every class or finding in turn and write them with a grid to look at.
+
+    Raises:
+        ConfigError: the model cannot generate.
+    """
+    target = pick_device(device)
+    method = load_model(model).to(target)
+    info = method.data
+    if not isinstance(method, Generator):
+        raise ConfigError(f"methods: {type(method).__name__} draws no images; set generate: false for it")
+    labels = wanted_labels(info.labels.kind, settings.images, len(info.labels.names))
+    seeds = np.array([derive(seed, "generate", i) for i in range(settings.images)], dtype=np.int64)
+    drawn, started = [], time.perf_counter()
+    with Progress("generate", total=settings.images, unit="images") as progress:
+        for start in range(0, settings.images, settings.batch_size):
+            part = slice(start, start + settings.batch_size)
+            images = method.sample(
+                torch.from_numpy(labels[part]).to(target),
+                torch.from_numpy(seeds[part]).to(target),
+                steps=settings.steps,
+                sampler=settings.sampler,
+                guidance=settings.guidance,
+            )
+            drawn.append(to_bytes(images).permute(0, 2, 3, 1).cpu().numpy())
+            progress.advance(len(images))
+    cost = {
+        "ms_per_sample": 1000.0 * (time.perf_counter() - started) / settings.images,
+        "calls_per_sample": settings.steps,
+    }
+    protocol = {"sampler": settings.sampler, "steps": settings.steps, "guidance": settings.guidance}
+    images = np.concatenate(drawn)
+    with atomic_path(out) as aside:
+        np.savez(aside, images=images, labels=labels, seeds=seeds, protocol=json.dumps(protocol), cost=json.dumps(cost))
+
+    rows = [*info.labels.names] if info.labels.kind == "one_of_k" else ["none", *info.labels.names]
+    per_row = min(10, settings.images // len(rows))
+    order = [row + len(rows) * i for row in range(len(rows)) for i in range(per_row)]
+    title = f"{info.title}: {settings.sampler}, {settings.steps} steps, guidance {settings.guidance:g}"
+    save_grid(images[order], Path(picture), rows=rows, per_row=per_row, title=title)
+
+
+def explain(
+    model: Path | str,
+    *,
+    store: Path | str,
+    split: Path | str,
+    out: Path | str,
+    picture: Path | str,
+    explainers: Sequence[str],
+    seed: int,
+    settings: Explanation,
+    judge: Path | str | None = None,
+    device: str = "auto",
+) -> None:
+    """Explain findings of test images by each of ``explainers`` and write maps, edits and probabilities.
+
+    Every method of a seed explains the same images. Where the data set marks no regions, the maps are written all the
+    same and the regions stay empty.
+
+    Raises:
+        ConfigError: the model has no way to give one of the explanations.
+    """
+    data, target = open_store(store), pick_device(device)
+    method = load_model(model).to(target)
+    umpire = load_model(judge).to(target) if judge is not None else None
+    _check_explainers(method, explainers)
+    rows, findings = _cases(data, split, seed=seed, at_most=settings.images_per_finding)
+    names = data.info.labels.names
+    regions = [data.regions(int(row), names[k]) for row, k in zip(rows, findings, strict=True)]
+    nowhere = np.zeros((data.info.size, data.info.size), dtype=bool)
+    found: dict[str, np.ndarray] = {
+        "sample": rows,
+        "finding": findings,
+        "image": data.images[rows],
+        "region": np.stack([nowhere if region is None else region for region in regions]),
+    }
+    # The case decides the seed, so that neither batch size nor order changes an answer.
+    seeds = np.array([derive(seed, "explain", int(r), int(k)) for r, k in zip(rows, findings, strict=True)])
+    protocol: dict[str, Any] = {"explainers": list(explainers)}
+    cost: dict[str, float] = {}
+    if "random_map" in explainers:
+        found["map:random_map"] = random_map(seeds, data.info.size)
+    if "centre_prior" in explainers:
+        found["map:centre_prior"] = centre_prior(len(rows), data.info.size)
+    if "grad_cam" in explainers:
+        maps = np.zeros((len(rows), data.info.size, data.info.size), dtype=np.float32)
+        for part, images in _by_finding(data, rows, findings, settings.batch_size, target):
+            maps[part] = grad_cam(method, images, int(findings[part[0]])).cpu().numpy()
+        found["map:grad_cam"] = maps
+    if "counterfactual" in explainers:
+        edits, cost = _counterfactuals(method, umpire, data, rows, findings, seeds, settings, target)
+        found |= edits
+        protocol |= {k: getattr(settings, k) for k in ("noise_level", "steps", "guidance", "noises")}
+    with atomic_path(out) as aside:
+        np.savez(aside, **found, protocol=json.dumps(protocol), cost=json.dumps(cost))
+    _draw(found, names, Path(picture), title=f"{data.info.title}: {', '.join(explainers).replace('_', ' ')}")
+
+
+def _check_explainers(method: Method, explainers: Sequence[str]) -> None:
+    needs: dict[str, type] = {"counterfactual": Explainer, "grad_cam": HasFeatures}
+    for explainer in explainers:
+        if not isinstance(method, needs.get(explainer, Method)):
+            raise ConfigError(
+                f"methods: {type(method).__name__} cannot give {explainer!r}; remove it from this method's explain list"
+            )
+
+
+def _cases(data: Store, split: Path | str, *, seed: int, at_most: int) -> tuple[np.ndarray, np.ndarray]:
+    """Choose (row, finding) pairs: test images with the finding, and with its region where the set has regions."""
+    test = data.split_rows(split)["test"]
+    rows, findings = [], []
+    for k, name in enumerate(data.info.labels.names):
+        pool = test[data.labels[test, k] == 1]
+        if data.info.has_regions:
+            pool = np.array([row for row in pool if data.regions(int(row), name) is not None], dtype=np.int64)
+        chosen = np.sort(rng(seed, "explain", name).permutation(pool)[:at_most])
+        rows.append(chosen)
+        findings.append(np.full(len(chosen), k, dtype=np.int64))
+    if not sum(map(len, rows)):
+        raise ConfigError(
+            f"{data.info.name}: no test image has a finding to explain; raise datasets.{data.info.name}.test"
+        )
+    return np.concatenate(rows).astype(np.int64), np.concatenate(findings)
+
+
+def _by_finding(
+    data: Store, rows: np.ndarray, findings: np.ndarray, batch_size: int, device: torch.device
+) -> Iterator[tuple[np.ndarray, Tensor]]:
+    """Yield places and images of cases of one finding at a time."""
+    for k in np.unique(findings):
+        places = np.flatnonzero(findings == k)
+        for start in range(0, len(places), batch_size):
+            part = places[start : start + batch_size]
+            (images,) = image_batches(data, rows[part], batch_size=batch_size, device=device)
+            yield part, images
+
+
+def _counterfactuals(
+    method: Any,
+    umpire: Method | None,
+    data: Store,
+    rows: np.ndarray,
+    findings: np.ndarray,
+    seeds: np.ndarray,
+    settings: Explanation,
+    device: torch.device,
+) -> tuple[dict[str, np.ndarray], dict[str, float]]:
+    size, channels, outputs = data.info.size, data.info.channels, len(data.info.labels.names)
+    count = len(rows)
+    found = {
+        name: np.zeros((count, size, size), np.float32) for name in ("map:counterfactual", "map:counterfactual_control")
+    }
+    found |= {name: np.zeros((count, size, size, channels), np.uint8) for name in ("counterfactual", "control")}
+    found |= {name: np.zeros((count, outputs), np.float32) for name in ("before", "after")}
+    judges: dict[str, Callable[[Tensor], Tensor]] = {"": method.predict}
+    if umpire is not None:
+        judges["judge_"] = umpire.predict
+        found |= {name: np.zeros((count, outputs), np.float32) for name in ("judge_before", "judge_after")}
+    calls, started = 0, time.perf_counter()
+    with Progress("counterfactuals", total=count, unit="images") as progress:
+        for part, images in _by_finding(data, rows, findings, settings.batch_size, device):
+            finding = int(findings[part[0]])
+            # Averaging over noises stacks them in the batch: one pass over the network for all.
+            repeated = images.repeat(settings.noises, 1, 1, 1)
+            noise_seeds = [derive(int(s), "noise", i) for i in range(settings.noises) for s in seeds[part]]
+            answer = method.counterfactual(
+                repeated,
+                finding,
+                0.0,
+                torch.tensor(noise_seeds, device=device),
+                noise_level=settings.noise_level,
+                steps=settings.steps,
+                guidance=settings.guidance,
+            )
+            calls = answer.calls * settings.noises
+            edited = answer.images.view(settings.noises, *images.shape).mean(dim=0)
+            control = answer.control.view(settings.noises, *images.shape).mean(dim=0)
+            found["map:counterfactual"][part] = change_map(edited, images).cpu().numpy()
+            found["map:counterfactual_control"][part] = change_map(edited, control).cpu().numpy()
+            for name, values in {"counterfactual": edited, "control": control}.items():
+                found[name][part] = to_bytes(values).permute(0, 2, 3, 1).cpu().numpy()
+            with torch.no_grad():
+                for prefix, predict in judges.items():
+                    found[f"{prefix}before"][part] = predict(images).cpu().numpy()
+                    found[f"{prefix}after"][part] = predict(edited).cpu().numpy()
+            progress.advance(len(part))
+    return found, {
+        "ms_per_counterfactual": 1000.0 * (time.perf_counter() - started) / count,
+        "calls_per_counterfactual": calls,
+    }
+
+
+def _draw(found: dict[str, np.ndarray], names: Sequence[str], path: Path, *, title: str, per_finding: int = 3) -> None:
+    """Draw a few cases of each finding: image, edit, control and maps, with the region outlined."""
+    shown = np.concatenate([np.flatnonzero(found["finding"] == k)[:per_finding] for k in np.unique(found["finding"])])
+    titles = {
+        "image": "image",
+        "counterfactual": "without finding",
+        "control": "control",
+        "map:counterfactual": "change",
+        "map:counterfactual_control": "change less control",
+        "map:grad_cam": "Grad-CAM",
+        "map:random_map": "random map",
+        "map:centre_prior": "centre prior",
+    }
+    columns = {text: found[key][shown] for key, text in titles.items() if key in found}
+    rows = [names[k] for k in found["finding"][shown]]
+    save_strips(columns, found["region"][shown], path, rows=rows, title=title)

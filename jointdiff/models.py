@@ -1,0 +1,120 @@
+"""Model folders in diffusers' style: config.json, safetensors, a model card; no pickles."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file, save_file
+
+from jointdiff.config import RunSpec
+from jointdiff.data.source import Augmentations, DataInfo, LabelSpec
+from jointdiff.files import atomic_path, read_json
+from jointdiff.method import Method
+from jointdiff.registry import load_method
+
+# What diffusers' own pipelines need to know to read a folder that holds a U-Net and a scheduler.
+PIPELINE = {
+    "_class_name": "DDIMPipeline",
+    "scheduler": ["diffusers", "DDIMScheduler"],
+    "unet": ["diffusers", "UNet2DModel"],
+}
+
+
+def save_model(method: Method, folder: Path | str, *, run: RunSpec, results: dict[str, Any] | None = None) -> None:
+    """Write a method's weights, configuration and card to a folder, whole or not at all."""
+    parts = method.diffusers_parts()
+    tensors = {
+        name: tensor.contiguous().cpu()
+        for name, tensor in method.state_dict().items()
+        if name.split(".", 1)[0] not in parts
+    }
+    config = {
+        "_class_name": type(method).__name__,
+        "method": run.method,
+        "data": asdict(method.data),
+        "settings": method.settings.model_dump(mode="json"),
+        "run": run.model_dump(mode="json"),
+    }
+    with atomic_path(folder) as aside:
+        aside.mkdir(parents=True)
+        (aside / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        save_file(tensors, aside / "model.safetensors", metadata={"format": "pt"})
+        for name, part in parts.items():
+            part.save_pretrained(aside / name)  # type: ignore[attr-defined]
+        if parts:
+            (aside / "model_index.json").write_text(json.dumps(PIPELINE, indent=2) + "\n", encoding="utf-8")
+        (aside / "README.md").write_text(_card(method, run, results or {}), encoding="utf-8")
+
+
+def load_model(folder: Path | str) -> Method:
+    """Read a model folder and return the method in evaluation mode, on the CPU.
+
+    Raises:
+        ValueError: the folder is no model folder or its weights do not fit its configuration.
+    """
+    folder = Path(folder)
+    if not (folder / "config.json").is_file():
+        raise ValueError(
+            f"{folder} is no model folder: it has no config.json; name the folder `model` of a trained cell"
+        )
+    config = read_json(folder / "config.json")
+    cls = load_method(config["method"])
+    data = config["data"]
+    info = DataInfo(
+        **{
+            **data,
+            "labels": LabelSpec(kind=data["labels"]["kind"], names=tuple(data["labels"]["names"])),
+            "augmentations": Augmentations(**data["augmentations"]),
+        }
+    )
+    method = cls(info, cls.Settings.model_validate(config["settings"]))
+    tensors = load_file(folder / "model.safetensors")
+    for name in method.diffusers_parts():
+        weights = folder / name / "diffusion_pytorch_model.safetensors"
+        if weights.is_file():
+            tensors |= {f"{name}.{key}": value for key, value in load_file(weights).items()}
+    try:
+        method.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise ValueError(
+            f"the weights in {folder} do not fit its config.json: {error}; train this cell again"
+        ) from error
+    return method.eval()
+
+
+def _card(method: Method, run: RunSpec, results: dict[str, Any]) -> str:
+    data = method.data
+    numbers = "\n".join(f"| {name} | {value} |" for name, value in results.items())
+    reader = (
+        "\nIts U-Net is read by diffusers as well: `DDIMPipeline.from_pretrained(FOLDER)`.\n"
+        if method.diffusers_parts()
+        else ""
+    )
+    return f"""---
+library_name: jointdiff
+tags: [{run.method}, {data.name}]
+---
+
+# {run.variant} on {data.title}
+
+Trained by JointDiff Bench for research on label-scarce classification. It is no medical device.
+
+- data: {data.title} ({data.licence}), {data.size} px, {data.channels} channel(s); cite {data.cite}
+- labels: {run.labels} of the training images; predicts {", ".join(data.labels.names)} ({data.labels.kind})
+- seed {run.seed}, run {run.digest}
+- weights: moving average, chosen on the validation part of the labelled images
+
+```python
+from jointdiff.models import load_model
+
+model = load_model("FOLDER")
+probabilities = model.predict(images)  # float images (N, {data.channels}, {data.size}, {data.size}) in [-1, 1]
+```
+{reader}
+| measured in training | |
+|---|---|
+{numbers}
+"""

@@ -1,0 +1,76 @@
+"""Pictures for people: grids of images and strips of counterfactuals, as PNG."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from jointdiff.files import atomic_path
+
+
+def save_grid(images: np.ndarray, path: Path, *, rows: Sequence[str], per_row: int, title: str) -> None:
+    """Draw uint8 images (len(rows) * per_row, H, W, C) with a name before every row."""
+    figure, axes = _canvas(len(rows), per_row)
+    for row, name in enumerate(rows):
+        for column in range(per_row):
+            _show(axes[row, column], images[row * per_row + column])
+        axes[row, 0].set_ylabel(name, rotation=0, ha="right", va="center", fontsize=9)
+    _save(figure, path, title)
+
+
+def save_strips(
+    columns: dict[str, np.ndarray], regions: np.ndarray, path: Path, *, rows: Sequence[str], title: str
+) -> None:
+    """Draw one row per case: images (uint8, N x H x W x C) in grey, maps (float, N x H x W) in colour, regions outlined.
+
+    Maps of one column share their scale, from 0 to the column's 99.5th percentile.
+    """
+    figure, axes = _canvas(len(rows), len(columns))
+    for column, (name, values) in enumerate(columns.items()):
+        top = max(float(np.percentile(values, 99.5)), 1e-6) if values.ndim == 3 else 1.0
+        for row in range(len(rows)):
+            axis = axes[row, column]
+            shown = None
+            if values.ndim == 4:
+                _show(axis, values[row])
+            else:
+                shown = axis.imshow(values[row], cmap="inferno", vmin=0.0, vmax=top)
+            if regions[row].any():
+                axis.contour(regions[row], levels=[0.5], colors="#00c8ff", linewidths=1.0)
+            if row == 0:
+                axis.set_title(name, fontsize=9)
+            if shown is not None and row == len(rows) - 1:
+                bar = figure.colorbar(shown, ax=axes[:, column], orientation="horizontal", shrink=0.9, pad=0.02)
+                bar.ax.tick_params(labelsize=7)
+    for row, name in enumerate(rows):
+        axes[row, 0].set_ylabel(name, rotation=0, ha="right", va="center", fontsize=9)
+    _save(figure, path, title)
+
+
+def _canvas(rows: int, columns: int):
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(1.5 + 1.25 * columns, 0.7 + 1.3 * rows), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False)
+    for axis in axes.flat:
+        axis.set_xticks([])
+        axis.set_yticks([])
+        for side in axis.spines.values():
+            side.set_visible(False)
+    return figure, axes
+
+
+def _show(axis, image: np.ndarray) -> None:
+    if image.shape[2] == 1:
+        axis.imshow(image[:, :, 0], cmap="gray", vmin=0, vmax=255)
+    else:
+        axis.imshow(image)
+
+
+def _save(figure, path: Path, title: str) -> None:
+    figure.suptitle(title, fontsize=10)
+    with atomic_path(path) as aside:
+        # Without the version in the metadata two runs give the same bytes.
+        figure.savefig(aside, dpi=130, metadata={"Software": None})

@@ -1,0 +1,64 @@
+"""Progress of long work: a bar on a terminal, a plain line now and then in a log."""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+
+
+class Progress:
+    """Show done, rate and time left of ``total`` units of work.
+
+    Args:
+        label: what is being done, such as ``train joint phantom 200 seed 0``.
+        total: units in all.
+        unit: name of a unit, in the plural.
+        done: units finished earlier, as after a resume; they do not count for the rate.
+        every: seconds between lines where there is no terminal.
+    """
+
+    def __init__(self, label: str, *, total: int, unit: str, done: int = 0, every: float = 15.0) -> None:
+        self.label, self.total, self.unit, self.every = label, total, unit, every
+        self.done = self.first = done
+        self.started = self.shown = time.monotonic()
+        self.terminal = sys.stderr.isatty()
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.done > self.first:
+            self._show(end=True)
+
+    def advance(self, units: int = 1, note: str = "") -> None:
+        """Count finished units and show where the work stands, at most every so often."""
+        self.done += units
+        now = time.monotonic()
+        if now - self.shown >= (0.2 if self.terminal else self.every):
+            self.shown = now
+            self._show(note)
+
+    def _show(self, note: str = "", *, end: bool = False) -> None:
+        seconds = max(time.monotonic() - self.started, 1e-9)
+        rate = (self.done - self.first) / seconds
+        left = (self.total - self.done) / rate if rate else float("inf")
+        text = f"{self.label}: {self.done}/{self.total} {self.unit}, {rate:.3g}/s, "
+        text += f"took {_clock(seconds)}" if end else f"{_clock(left)} left"
+        if note:
+            text += f", {note}"
+        if self.terminal:
+            sys.stderr.write(f"\r\x1b[K{text}" + ("\n" if end else ""))
+        else:
+            sys.stderr.write(text + "\n")
+        sys.stderr.flush()
+
+
+def _clock(seconds: float) -> str:
+    if seconds == float("inf"):
+        return "?"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

@@ -1,0 +1,38 @@
+"""The moving average of a method's weights, which alone is evaluated and sampled from."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+
+from jointdiff.method import Method
+
+
+def averaged_copy(method: Method) -> Method:
+    """Return a frozen copy in evaluation mode."""
+    return copy.deepcopy(method).eval().requires_grad_(False)
+
+
+@torch.no_grad()
+def update_average(averaged: Method, method: Method, *, decay: float, step: int) -> None:
+    """Move the average towards the weights after optimiser step ``step`` (counted from 1).
+
+    The decay grows as (1 + step) / (10 + step) up to ``decay``, so that a short training is not mostly its
+    initialisation (as in TensorFlow's ExponentialMovingAverage). Running statistics are averaged like weights; whole
+    numbers, such as counters, are copied.
+    """
+    decay = min(decay, (1.0 + step) / (10.0 + step))
+    floats: tuple[list, list] = ([], [])
+    for mean, now in zip(_tensors(averaged), _tensors(method), strict=True):
+        if mean.is_floating_point():
+            floats[0].append(mean)
+            floats[1].append(now)
+        else:
+            mean.copy_(now)
+    if floats[0]:
+        torch._foreach_lerp_(floats[0], floats[1], 1.0 - decay)
+
+
+def _tensors(method: Method) -> list[torch.Tensor]:
+    return [*method.parameters(), *method.buffers()]

@@ -1,0 +1,75 @@
+"""Batches by counter: which images a step sees depends on the seed and the step alone."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from jointdiff.data.store import Store
+from jointdiff.method import Batch, to_unit_range
+from jointdiff.seeding import derive, rng
+
+
+class Feed:
+    """Draw labelled and unlabelled images of a split for any step.
+
+    Every image is seen once before any is seen again. The unlabelled stream runs over all training images, labelled
+    ones included (as USB does). Images stay on the device as bytes where they fit in ``resident_bytes``, and are
+    otherwise gathered from the memory-mapped store.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        roles: dict[str, np.ndarray],
+        *,
+        seed: int,
+        device: torch.device,
+        resident_bytes: int = 2**31,
+    ) -> None:
+        self.store, self.seed, self.device = store, seed, device
+        self.labelled = roles["labelled"]
+        self.unlabelled = np.concatenate([roles["labelled"], roles["unlabelled"]])
+        self.labels = torch.from_numpy(store.labels.copy()).to(device)
+        self.resident = (
+            torch.from_numpy(store.images.copy()).permute(0, 3, 1, 2).contiguous().to(device)
+            if store.images.nbytes <= resident_bytes
+            else None
+        )
+
+    def batch(self, step: int, *, steps: int, labelled: int, unlabelled: int) -> Batch:
+        """Return the batch of one step with as many images as asked for."""
+        shown = self._rows("labelled", self.labelled, step, labelled)
+        return Batch(
+            labelled=self.images(shown),
+            labels=self.labels[torch.from_numpy(shown).to(self.device)],
+            unlabelled=self.images(self._rows("unlabelled", self.unlabelled, step, unlabelled)),
+            step=step,
+            steps=steps,
+        )
+
+    def images(self, rows: np.ndarray) -> Tensor:
+        """Return images (N, C, H, W) in [-1, 1] on the device."""
+        if self.resident is not None:
+            return to_unit_range(self.resident[torch.from_numpy(rows).to(self.device)])
+        gathered = torch.from_numpy(self.store.images[rows]).permute(0, 3, 1, 2)
+        if self.device.type == "cuda":
+            gathered = gathered.pin_memory().to(self.device, non_blocking=True)
+        return to_unit_range(gathered).contiguous()
+
+    def _rows(self, stream: str, pool: np.ndarray, step: int, count: int) -> np.ndarray:
+        """Return the rows at positions [step * count, (step + 1) * count) of endless shuffled passes over ``pool``."""
+        positions = np.arange(step * count, (step + 1) * count)
+        epochs, places = np.divmod(positions, len(pool))
+        rows = np.empty(count, dtype=np.int64)
+        for epoch in np.unique(epochs):
+            order = rng(self.seed, stream, int(epoch)).permutation(len(pool))
+            here = epochs == epoch
+            rows[here] = pool[order[places[here]]]
+        return rows
+
+
+def seed_step(seed: int, step: int) -> None:
+    """Seed torch for everything random inside one step: noise, times, views, dropout."""
+    torch.manual_seed(derive(seed, "step", step))

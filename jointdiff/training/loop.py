@@ -1,0 +1,241 @@
+"""The one training loop, for every method."""
+
+from __future__ import annotations
+
+import json
+import math
+import resource
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+
+from jointdiff.config import ConfigError, RunSpec
+from jointdiff.data.augment import Views
+from jointdiff.data.store import open_store
+from jointdiff.devices import describe, pick_device, pick_precision
+from jointdiff.files import atomic_path, write_json
+from jointdiff.method import Method, MethodSettings
+from jointdiff.models import save_model
+from jointdiff.progress import Progress
+from jointdiff.registry import load_method
+from jointdiff.seeding import derive
+from jointdiff.training.averaging import averaged_copy, update_average
+from jointdiff.training.checkpoint import TrainingState, restore_checkpoint, save_checkpoint
+from jointdiff.training.feed import Feed, seed_step
+from jointdiff.training.selection import macro_auroc
+
+
+class TrainingDivergedError(ValueError):
+    """The loss is no longer a number."""
+
+
+def train(
+    run: RunSpec,
+    *,
+    store: Path | str,  # prepared data set
+    split: Path | str,  # split table
+    out: Path | str,  # folder of the cell: model/, metrics.jsonl and run.json are written here
+    state: Path | str,  # folder of the resumable state, which survives a failed job and is removed at the end
+    code_version: str = "",  # state of another code version is not resumed
+    track: Callable[[Path], None] | None = None,  # told of the growing metrics.jsonl after each validation
+) -> None:
+    """Train one cell of the grid, from its last checkpoint where there is one.
+
+    Weights are chosen by macro AUROC on the validation rows of the split; the test rows are never looked at.
+
+    Raises:
+        ConfigError: the settings do not fit the method or the data.
+        TrainingDivergedError: a loss term is NaN or infinite; names the step, the terms and the last checkpoint.
+    """
+    out, state_folder, plan = Path(out), Path(state), run.training
+    device = pick_device(plan.device)
+    precision = pick_precision(plan.precision, device)
+    accelerator = Accelerator(mixed_precision={"fp32": "no"}.get(precision, precision), cpu=device.type == "cpu")
+    device = accelerator.device
+
+    data = open_store(store)
+    roles = data.split_rows(split)
+    feed = Feed(data, roles, seed=run.seed, device=device)
+    views = Views(data.info.augmentations)
+
+    torch.manual_seed(derive(run.seed, "initial weights"))
+    method = build_method(run, data.info).to(device)
+    settings = method.settings
+    optimiser = _optimiser(method, settings)
+    averaged = averaged_copy(method)
+    now = TrainingState(method, averaged, optimiser, best={}, progress={"step": 0, "best": None, "seconds": 0.0})
+    # A method without weights, such as a control, has nothing to train.
+    steps = plan.steps if optimiser else 0
+
+    state_folder.mkdir(parents=True, exist_ok=True)
+    checkpoint, metrics = state_folder / "checkpoint.safetensors", state_folder / "metrics.jsonl"
+    key = f"{run.digest} {code_version}"
+    resumed = restore_checkpoint(checkpoint, now, key=key)
+    _keep_until(metrics, now.progress["step"] if resumed else -1)
+    wrapped, prepared = accelerator.prepare(method, optimiser) if optimiser else (method, None)
+
+    label = f"train {run.variant} on {run.dataset}, labels {run.labels}, seed {run.seed}"
+    started, saved = time.monotonic() - now.progress["seconds"], time.monotonic()
+    first, sums, since = now.progress["step"], {}, 0
+    with Progress(label, total=steps, unit="steps", done=first) as progress, metrics.open("a") as lines:
+        for step in range(first, steps):
+            seed_step(run.seed, step)
+            batch = feed.batch(
+                step, steps=steps, labelled=plan.batch_size, unlabelled=plan.batch_size * settings.unlabelled_ratio
+            )
+            method.train()
+            terms = wrapped(batch, views, averaged)
+            loss = torch.stack(list(terms.values())).sum()
+            accelerator.backward(loss)
+            norm = accelerator.clip_grad_norm_(method.parameters(), plan.clip_norm)
+            for group in optimiser.param_groups:
+                group["lr"] = _learning_rate(settings, step=step, steps=steps)
+            prepared.step()
+            prepared.zero_grad(set_to_none=True)
+            update_average(averaged, method, decay=settings.ema, step=step + 1)
+
+            # Sums stay on the device: the host asks for them only when a line is due.
+            for name, value in {"loss": loss, **terms, "gradient_norm": norm}.items():
+                sums[name] = sums.get(name, 0.0) + value.detach()
+            since += 1
+            done = step + 1
+            progress.advance()
+            if done % plan.log_every == 0 or done == steps:
+                means = {name: value.item() / since for name, value in sums.items()}
+                _check_finite(means, step=done, checkpoint=checkpoint)
+                _write(lines, step=done, images=done * plan.batch_size, split="train", **means)
+                sums, since = {}, 0
+            if done % plan.validate_every == 0 or done == steps:
+                scores = validate(averaged, feed, roles["validation"], autocast=accelerator.autocast)
+                # On a tie the later weights win: few validation images saturate early.
+                if now.progress["best"] is None or scores["auroc"] >= now.progress["best"]:
+                    now.progress.update(best=scores["auroc"], best_step=done)
+                    now.best = {name: value.clone() for name, value in averaged.state_dict().items()}
+                _write(lines, step=done, images=done * plan.batch_size, split="validation", **scores)
+                if track is not None:
+                    track(metrics)
+            # Only between log windows, so that a resumed run also writes the same lines.
+            if since == 0 and time.monotonic() - saved >= plan.checkpoint_seconds and done < steps:
+                now.progress.update(step=done, seconds=time.monotonic() - started)
+                save_checkpoint(checkpoint, now, key=key)
+                saved = time.monotonic()
+
+    seconds = time.monotonic() - started
+    if now.best:
+        averaged.load_state_dict(now.best)
+    cost = {
+        "train_seconds": seconds,
+        "images_per_second": steps * plan.batch_size * (1 + settings.unlabelled_ratio) / seconds if steps else 0.0,
+        "parameters": sum(p.numel() for p in method.parameters()),
+        "peak_memory_mib": _peak_memory(device),
+        "device": describe(device),
+        "precision": precision,
+        "steps": steps,
+        "best_step": now.progress.get("best_step", 0),
+        "best_validation_auroc": now.progress["best"],
+    }
+    if accelerator.is_main_process:
+        save_model(averaged, out / "model", run=run, results=cost)
+        with atomic_path(out / "metrics.jsonl") as aside:
+            aside.write_bytes(metrics.read_bytes())
+        roles_count = {role: len(rows) for role, rows in roles.items()}
+        write_json(
+            out / "run.json",
+            {
+                "spec": run.model_dump(mode="json"),
+                "settings": settings.model_dump(mode="json"),
+                "run_id": run.digest,
+                "config_digest": run.digest,
+                "code_version": code_version,
+                "data_digest": data.info.digest,
+                "roles": roles_count,
+                "cost": cost,
+            },
+        )
+        for leftover in (checkpoint, metrics):
+            leftover.unlink(missing_ok=True)
+
+
+def build_method(run: RunSpec, info: Any) -> Method:
+    """Build the method of a run with its settings checked.
+
+    Raises:
+        ConfigError: unknown method, unknown or unfit settings.
+    """
+    cls = load_method(run.method)
+    try:
+        return cls(info, cls.Settings.model_validate(run.settings))
+    except ValueError as error:  # pydantic's ValidationError is one
+        raise ConfigError(f"methods.{run.variant}.settings: {error}") from error
+
+
+@torch.no_grad()
+def validate(
+    method: Method, feed: Feed, rows: np.ndarray, *, autocast: Callable[..., Any], batch_size: int = 512
+) -> dict[str, float]:
+    """Return the mean loss and the macro AUROC (0.5 where no finding can be ranked) on some rows."""
+    with autocast():
+        chunks = [method.predict(feed.images(part)) for part in np.array_split(rows, max(1, len(rows) // batch_size))]
+    probabilities = torch.cat(chunks).float().cpu().numpy()
+    labels = feed.store.labels[rows]
+    auroc = macro_auroc(probabilities, labels)
+    return {"auroc": auroc if math.isfinite(auroc) else 0.5}
+
+
+def _optimiser(method: Method, settings: MethodSettings) -> torch.optim.Optimizer | None:
+    weights = [p for p in method.parameters() if p.requires_grad]
+    if not weights:
+        return None
+    # Norms and biases are not decayed, as in USB.
+    groups = [
+        {"params": [p for p in weights if p.ndim > 1], "weight_decay": settings.weight_decay},
+        {"params": [p for p in weights if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    if settings.optimiser == "sgd":
+        return torch.optim.SGD(groups, lr=settings.learning_rate, momentum=0.9, nesterov=True, fused=True)
+    return torch.optim.AdamW(groups, lr=settings.learning_rate, fused=True)
+
+
+def _learning_rate(settings: MethodSettings, *, step: int, steps: int) -> float:
+    if settings.schedule == "cosine":
+        return settings.learning_rate * math.cos(7.0 * math.pi / 16.0 * step / steps)
+    return settings.learning_rate
+
+
+def _check_finite(means: dict[str, float], *, step: int, checkpoint: Path) -> None:
+    broken = [name for name, value in means.items() if not math.isfinite(value)]
+    if broken:
+        good = f"the last good checkpoint is {checkpoint}" if checkpoint.is_file() else "no checkpoint was written yet"
+        raise TrainingDivergedError(
+            f"{', '.join(broken)} not finite within the steps up to {step}; {good}; "
+            "lower the method's learning_rate or use training.precision: fp32"
+        )
+
+
+def _write(lines: Any, **values: Any) -> None:
+    lines.write(json.dumps({k: round(v, 6) if isinstance(v, float) else v for k, v in values.items()}) + "\n")
+    lines.flush()
+
+
+def _keep_until(metrics: Path, step: int) -> None:
+    """Drop the lines that an interrupted run wrote after its last checkpoint."""
+    kept = []
+    if metrics.is_file():
+        for line in metrics.read_text().splitlines(keepends=True):
+            if line.endswith("\n") and json.loads(line)["step"] <= step:
+                kept.append(line)
+    with atomic_path(metrics) as aside:
+        aside.write_text("".join(kept))
+
+
+def _peak_memory(device: torch.device) -> float:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**20 if sys.platform == "darwin" else 2**10)

@@ -1,0 +1,174 @@
+import copy
+
+import pytest
+import torch
+
+from jointdiff.data.augment import Views
+from jointdiff.data.source import Augmentations, DataInfo, LabelSpec
+from jointdiff.diffusion.process import STEPS, noise_for
+from jointdiff.method import Batch
+from jointdiff.methods.joint import JointDiffusion
+from jointdiff.nets.unet import decode, encode
+
+KINDS = {"one_of_k": ("a", "b", "c"), "multi_label": ("a", "b")}
+
+
+def build(kind="multi_label", **settings):
+    torch.manual_seed(0)
+    info = DataInfo(
+        name="toy",
+        title="toy",
+        labels=LabelSpec(kind, KINDS[kind]),
+        channels=1,
+        size=16,
+        augmentations=Augmentations(max_shift=0.0),
+        samples=10,
+        digest="",
+        has_regions=False,
+    )
+    small = {"width": 8, "multipliers": (1, 2), "blocks": 1, "attention_at": (), **settings}
+    return JointDiffusion(info, JointDiffusion.Settings(**small)).eval()
+
+
+def batch(method, labelled=4, unlabelled=6):
+    labels = torch.zeros(labelled, method.task.outputs)
+    labels[torch.arange(labelled), torch.arange(labelled) % method.task.outputs] = 1.0
+    shape = (1, 16, 16)
+    return Batch(torch.rand(labelled, *shape) * 2 - 1, labels, torch.rand(unlabelled, *shape) * 2 - 1, 0, 10)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("weight", [0.001, 0.5])
+def test_one_pass_equals_separate_passes(kind, weight):
+    method = build(kind, classification_weight=weight)
+    seen, views = batch(method), Views(method.data.augmentations)
+    passes = []
+    method.unet.conv_in.register_forward_hook(lambda *_: passes.append(1))
+    torch.manual_seed(3)
+    terms = method.losses(seen, views, method)
+    assert len(passes) == 1, "noisy and clean images go through the encoder together"
+
+    torch.manual_seed(3)
+    steps = torch.randint(STEPS, (6,))
+    noise = torch.randn_like(seen.unlabelled)
+    estimate = method.unet(method.process.add_noise(seen.unlabelled, noise, steps), steps).sample
+    torch.testing.assert_close(terms["denoising"], torch.nn.functional.mse_loss(estimate, noise))
+    logits = method.classify(encode(method.unet, seen.labelled, torch.zeros(4, dtype=torch.long)))
+    expected = weight * method.task.loss(logits, seen.labels).mean()
+    torch.testing.assert_close(terms["classification"], expected)
+
+
+def test_classification_weight_warms_up():
+    method = build(classification_weight=0.2, classification_warmup=0.5)
+    assert method._weight(0.0) == 0.0
+    assert method._weight(0.25) == pytest.approx(0.1)
+    assert method._weight(0.9) == pytest.approx(0.2)
+
+
+@pytest.mark.parametrize("classifier_input", ["clean", "noisy", "both"])
+@pytest.mark.parametrize("pooling", ["avg", "max", "both"])
+def test_every_option_trains_both_halves(classifier_input, pooling):
+    method = build(classifier_input=classifier_input, pooling=pooling, classification_weight=1.0)
+    sum(method.losses(batch(method), Views(method.data.augmentations), method).values()).backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in method.parameters())
+
+
+def test_the_head_can_see_some_maps_only():
+    method = build(pooled_maps=(0, 4))
+    assert method.head.net[1].in_features == 8 + 16
+    with pytest.raises(ValueError, match="pooled_maps"):
+        build(pooled_maps=(99,))
+
+
+def test_guidance_moves_every_map_down_the_finite_difference_gradient():
+    method = build().double()
+    images, steps = torch.randn(2, 1, 16, 16, dtype=torch.float64), torch.tensor([400, 10])
+    labels = torch.tensor([[1.0, 0.0], [0.0, 1.0]], dtype=torch.float64)
+    with torch.no_grad():
+        encoding = encode(method.unet, images, steps)
+    moved = method.guide(encoding, labels, scale=1.0)
+    loss = lambda e: method.head([e.maps[i] for i in method.pooled])  # noqa: E731
+
+    def total(maps):
+        logits = loss(encoding.with_maps(maps))
+        return torch.nn.functional.binary_cross_entropy_with_logits(logits, labels, reduction="none").mean(1).sum()
+
+    for index, pixel in [(0, (0, 3, 5, 5)), (len(encoding.maps) - 1, (1, 7, 2, 3))]:
+        step = 1e-4
+        up, down = ([m.clone() for m in encoding.maps] for _ in range(2))
+        up[index][pixel] += step
+        down[index][pixel] -= step
+        with torch.no_grad():
+            slope = (total(up) - total(down)) / (2 * step)
+        change = (moved.maps[index] - encoding.maps[index])[pixel]
+        assert change.item() == pytest.approx(-slope.item(), rel=1e-3, abs=1e-9)
+    with torch.no_grad():
+        assert total(moved.maps) < total(encoding.maps)
+
+
+def test_samples_do_not_depend_on_the_batch():
+    method = build()
+    labels, seeds = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.0, 0.0]]), torch.tensor([1, 2, 3])
+    settings = {"steps": 3, "sampler": "ddim", "guidance": 5.0}
+    together = method.sample(labels, seeds, **settings)
+    alone = method.sample(labels[1:2], seeds[1:2], **settings)
+    torch.testing.assert_close(together[1:2], alone, atol=1e-4, rtol=1e-3)
+    assert together.shape == (3, 1, 16, 16)
+    assert together.abs().max() <= 1.0
+
+
+def test_without_guidance_labels_do_not_matter():
+    method = build()
+    seeds = torch.tensor([1, 2])
+    one = method.sample(torch.tensor([[1.0, 0.0]] * 2), seeds, steps=3, sampler="dpm++", guidance=0.0)
+    other = method.sample(torch.tensor([[0.0, 1.0]] * 2), seeds, steps=3, sampler="dpm++", guidance=0.0)
+    assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("target", [0.0, 1.0])
+@pytest.mark.parametrize("kind", KINDS)
+def test_counterfactual_moves_the_finding_towards_its_target(kind, target):
+    method = build(kind)
+    images, seeds = torch.rand(4, 1, 16, 16) * 2 - 1, torch.arange(4)
+    settings = {"noise_level": 300, "steps": 4}
+    plain = method.counterfactual(images, 1, target, seeds, guidance=0.0, **settings)
+    torch.testing.assert_close(plain.images, plain.control)
+    edited = method.counterfactual(images, 1, target, seeds, guidance=20.0, **settings)
+    torch.testing.assert_close(edited.control, plain.control)
+    before, after = (method.task.finding_loss(method.logits(x), 1, target) for x in (edited.control, edited.images))
+    assert (after < before).all()
+    assert edited.calls == 12
+
+
+def test_counterfactual_step_is_that_of_finite_differences():
+    """One DDIM step from t to 0 gives z_0' = (z_t - s_t eps') / a_t, so edit - control = -s (s_t^2 / a_t) dL/dz_t."""
+    method = build()
+    images, seeds, guidance = torch.rand(1, 1, 16, 16) * 0.2, torch.tensor([4]), 5.0
+    answer = method.counterfactual(images, 0, 0.0, seeds, noise_level=1000, steps=1, guidance=0.0)
+    assert torch.equal(answer.images, answer.control)
+
+    process, settings = method.process, {"noise_level": 50, "steps": 1}
+    t = torch.tensor([49])
+    z = process.add_noise(images, noise_for(seeds, (1, 16, 16)), t)
+
+    def loss(noisy):
+        clean = process.remove_noise(noisy, decode(method.unet, encode(method.unet, noisy, t)), t).clamp(-1, 1)
+        return method.task.finding_loss(method.logits(clean), 0, 0.0).sum().item()
+
+    answer = method.counterfactual(images, 0, 0.0, seeds, guidance=guidance, **settings)
+    a, s = (x.item() for x in process.scales(t))
+    gradient = (answer.control - answer.images) * a / (guidance * s**2)
+    direction = gradient / gradient.norm()
+    with torch.no_grad():
+        slope = (loss(z + 0.05 * direction) - loss(z - 0.05 * direction)) / 0.1
+    assert gradient.norm().item() == pytest.approx(slope, rel=0.03)
+
+
+def test_training_both_tasks_shares_one_encoder():
+    method = build(classification_weight=1.0)
+    before = copy.deepcopy(method.unet.conv_in.weight)
+    terms = method.losses(batch(method), Views(method.data.augmentations), method)
+    for term in terms.values():
+        (gradient,) = torch.autograd.grad(term, method.unet.conv_in.weight, retain_graph=True)
+        assert gradient.abs().sum() > 0
+    assert torch.equal(before, method.unet.conv_in.weight)
