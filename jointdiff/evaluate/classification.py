@@ -58,7 +58,7 @@ def auroc(cases: Cases, weights: np.ndarray) -> np.ndarray:
     """Area under the ROC curve: the chance that a positive outranks a negative, ties counting half."""
     positive, negative = _block_sums(cases.scores, cases.labels, weights, merge=(0, 1))
     below = np.cumsum(negative, axis=0) - negative / 2
-    return _ratio((positive * below).sum(0), positive.sum(0) * negative.sum(0))
+    return ratio((positive * below).sum(0), positive.sum(0) * negative.sum(0))
 
 
 @per_finding
@@ -67,7 +67,7 @@ def average_precision(cases: Cases, weights: np.ndarray) -> np.ndarray:
     positive, negative = _block_sums(-cases.scores, cases.labels, weights, merge=(0,))
     found, called = np.cumsum(positive, axis=0), np.cumsum(positive + negative, axis=0)
     precision = np.divide(found, called, out=np.zeros_like(found), where=called > 0)
-    return _ratio((positive * precision).sum(0), positive.sum(0))
+    return ratio((positive * precision).sum(0), positive.sum(0))
 
 
 def _block_sums(
@@ -107,13 +107,13 @@ def specificity(cases: Cases, weights: np.ndarray) -> np.ndarray:
 @per_finding
 def accuracy(cases: Cases, weights: np.ndarray) -> np.ndarray:
     """Share of cases decided rightly."""
-    return _mean(np.equal(cases.decided, cases.labels > 0.5), weights)
+    return _mean(~(cases.decided ^ (cases.labels > 0.5)), weights)
 
 
 @joint
 def accuracy_joint(cases: Cases, weights: np.ndarray) -> np.ndarray:
     """Share of cases whose most probable class is the true one."""
-    return _mean((cases.decided & (cases.labels > 0.5)).any(1), weights)
+    return _mean(_hits(cases), weights)
 
 
 @per_finding
@@ -133,7 +133,7 @@ def f1(cases: Cases, weights: np.ndarray) -> np.ndarray:
     """Harmonic mean of precision and sensitivity."""
     positive = cases.labels > 0.5
     hits = _sum(cases.decided & positive, weights)
-    return _ratio(2 * hits, _sum(cases.decided, weights) + _sum(positive, weights))
+    return ratio(2 * hits, _sum(cases.decided, weights) + _sum(positive, weights))
 
 
 # --- Probabilities ----------------------------------------------------------------------------------------------------
@@ -148,14 +148,13 @@ def ece(cases: Cases, weights: np.ndarray) -> np.ndarray:
 @joint
 def ece_joint(cases: Cases, weights: np.ndarray) -> np.ndarray:
     """Expected calibration error of the most probable class (Guo et al. 2017, Eq. 3)."""
-    right = (cases.decided & (cases.labels > 0.5)).any(1)
-    return _calibration_error(cases.scores.max(1), right.astype(float), weights)
+    return _calibration_error(cases.scores.max(1), _hits(cases), weights)
 
 
 def _calibration_error(probability: np.ndarray, outcome: np.ndarray, weights: np.ndarray) -> np.ndarray:
     bins = np.minimum((probability * CALIBRATION_BINS).astype(int), CALIBRATION_BINS - 1)
     member = bins == np.arange(CALIBRATION_BINS)[:, None]
-    return _ratio(np.abs((member * (outcome - probability)) @ weights).sum(0), weights.sum(0, dtype=np.float64))
+    return ratio(np.abs((member * (outcome - probability)) @ weights).sum(0), weights.sum(0, dtype=np.float64))
 
 
 @per_finding
@@ -187,20 +186,20 @@ def nll_joint(cases: Cases, weights: np.ndarray) -> np.ndarray:
 def aurc(cases: Cases, weights: np.ndarray) -> np.ndarray:
     """Area under the risk-coverage curve: mean error of the cases kept, surest first (Geifman & El-Yaniv 2017)."""
     certainty = np.abs(cases.scores - 0.5)
-    return _risk_coverage(certainty, np.not_equal(cases.decided, cases.labels > 0.5), weights)
+    return _risk_coverage(certainty, cases.decided ^ (cases.labels > 0.5), weights)
 
 
 @joint
 def aurc_joint(cases: Cases, weights: np.ndarray) -> np.ndarray:
     """Area under the risk-coverage curve, certainty being the largest probability."""
-    return _risk_coverage(cases.scores.max(1), ~(cases.decided & (cases.labels > 0.5)).any(1), weights)
+    return _risk_coverage(cases.scores.max(1), 1 - _hits(cases), weights)
 
 
 def _risk_coverage(certainty: np.ndarray, wrong: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    errors, right = _block_sums(-certainty, wrong.astype(np.float64), weights, merge=())
+    errors, right = _block_sums(-certainty, np.asarray(wrong, np.float64), weights, merge=())
     kept = np.cumsum(errors + right, axis=0)
     risk = np.divide(np.cumsum(errors, axis=0), kept, out=np.zeros_like(kept), where=kept > 0)
-    return _ratio(((errors + right) * risk).sum(0), weights.sum(0, dtype=np.float64))
+    return ratio(((errors + right) * risk).sum(0), weights.sum(0, dtype=np.float64))
 
 
 # --- Weighted sums ----------------------------------------------------------------------------------------------------
@@ -212,17 +211,23 @@ def _sum(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
 
 def _mean(values: np.ndarray, weights: np.ndarray, *, where: np.ndarray | None = None) -> np.ndarray:
     kept = np.ones(len(values)) if where is None else where
-    return _ratio(_sum(values * kept, weights), _sum(kept, weights))
+    return ratio(_sum(values * kept, weights), _sum(kept, weights))
 
 
-def _ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
+def ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
+    """Return the quotient, NaN where the denominator is not positive."""
     return np.divide(numerator, denominator, out=np.full_like(denominator, np.nan), where=denominator > 0)
 
 
 def mean_defined(values: np.ndarray) -> np.ndarray:
     """Return the mean over the first axis of what is defined: (K, B) -> (B,)."""
     defined = ~np.isnan(values)
-    return _ratio(np.where(defined, values, 0).sum(0), defined.sum(0).astype(float))
+    return ratio(np.where(defined, values, 0).sum(0), defined.sum(0).astype(float))
+
+
+def _hits(cases: Cases) -> np.ndarray:
+    """Return 1.0 where the class decided on is the true one, (n, K) -> (n,)."""
+    return (cases.decided * (cases.labels > 0.5)).sum(1, dtype=np.float64)
 
 
 def _classes(cases: Cases) -> list[Cases]:

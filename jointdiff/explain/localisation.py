@@ -189,17 +189,12 @@ class _Scorer:
             ones = np.ones((len(value), 1))
             point, draws = (self._means(value, w) for w in (ones, self.weights))
             if divided_by is not None:
-                point, draws = (m / self._means(divided_by, w) for m, w in ((point, ones), (draws, self.weights)))
+                point, draws = (ratio(m, self._means(divided_by, w)) for m, w in ((point, ones), (draws, self.weights)))
             counts = (self.member @ ~np.isnan(value)).astype(int)
             for k, index in enumerate(self.present):
                 rows.append(self._row(metric, self.names[index], point[k, 0], draws[k], counts[k], text))
-            defined = ~np.isnan(point[:, 0])
-            macro, spread = (
-                (point[defined].mean(0)[0], draws[defined].mean(0))
-                if defined.any()
-                else (math.nan, draws[0] * math.nan)
-            )
-            rows.append(self._row(metric, "macro", macro, spread, counts.sum(), text))
+            spread = mean_defined(draws[~np.isnan(point[:, 0])])
+            rows.append(self._row(metric, MACRO, mean_defined(point)[0], spread, counts.sum(), text))
         return rows
 
     def _means(self, value: np.ndarray, weights: np.ndarray) -> np.ndarray:
@@ -207,10 +202,10 @@ class _Scorer:
         known = ~np.isnan(value)
         total = self.member @ (np.where(known, value, 0)[:, None] * weights)
         count = self.member @ (known[:, None] * weights)
-        return np.divide(total, count, out=np.full_like(total, np.nan), where=count > 0)
+        return ratio(total, count)
 
     def _row(self, metric: str, finding: str, value: float, draws: np.ndarray, n: int, protocol: str) -> Row:
-        undefined = math.isnan(value) or math.isinf(value)
+        undefined = math.isnan(value)
         reason = _undefined_reason(metric, n) if undefined else None
         return score_row(
             self.identity,
