@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 
 from jointdiff.evaluate.bootstrap import percentile_interval, resample
-from jointdiff.evaluate.classification import Cases, auroc, average_precision
-from jointdiff.evaluate.scores import NOWHERE, Identity, Row, format_protocol, score_row
+from jointdiff.evaluate.classification import Cases, auroc, average_precision, mean_defined, ratio
+from jointdiff.evaluate.scores import MACRO, NOWHERE, Identity, Row, format_protocol, score_row
 
 NO_REGIONS = "no regions in data set"
 THRESHOLD = 0.5  # probability from which a finding counts as seen, before and after the edit
