@@ -9,6 +9,10 @@ from typing import Any, Literal
 import numpy as np
 
 
+class DataError(ValueError):
+    """Data that is absent, damaged or not what it should be, with the file and the way out in its message."""
+
+
 @dataclass(frozen=True)
 class LabelSpec:
     """What is to be predicted: exactly one of K classes, or any of K findings."""

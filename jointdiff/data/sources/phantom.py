@@ -46,6 +46,11 @@ def read(
             yield draw(seed, patient, study, size=size)
 
 
+def count(*, patients: int, images_per_patient: int, seed: int) -> int:
+    """Return how many samples ``read`` yields with these options."""
+    return patients * images_per_patient
+
+
 @dataclass(frozen=True)
 class Frame:
     """A patient's anatomy, in units of half the image side, x to the right and y down from the centre."""
@@ -285,21 +290,26 @@ class Canvas:
         """Vessels that thin out from the hila, the grain of the lung and slow shading."""
         f, v = self.frame, self.v
         coarse, fine, shade = f.texture
-        to_coarse, to_fine = _smoothing(self.n, 14), _smoothing(self.n, 24)
-        ridge = 1.0 - np.abs(to_coarse @ coarse[:14, :14] @ to_coarse.T) * 1.6
+        ridge = 1.0 - np.abs(_stretch(coarse[:14, :14], self.n)) * 1.6
         hilum = np.hypot(self.w - 0.27, (v + 0.02) * np.float32(0.8))
         vessels = np.maximum(ridge, 0) ** 2 * (0.24 * np.maximum(1.0 - hilum * 1.7, 0) + 0.03)
         vessels += 0.22 * _step(0.10 - hilum, 0.14)
-        grain = 0.030 * (to_fine @ fine @ to_fine.T)
-        slow = _smoothing(self.n, 4)
-        tilt = slow @ (shade[:4, :4] + self.g.standard_normal((4, 4), dtype=np.float32)) @ slow.T
+        grain = 0.030 * _stretch(fine, self.n)
+        tilt = _stretch(shade[:4, :4] + self.g.standard_normal((4, 4), dtype=np.float32), self.n)
         return lung * (vessels + grain) + 0.03 * tilt
 
 
 def _step(distance: np.ndarray, width: float) -> np.ndarray:
     """Rise smoothly from 0 to 1 while ``distance`` goes from -width/2 to width/2."""
-    t = np.clip(distance * np.float32(1 / width) + np.float32(0.5), 0, 1)
-    return t * t * (3.0 - 2.0 * t)
+    t = distance * np.float32(1 / width)
+    t += np.float32(0.5)
+    np.maximum(t, 0, out=t)
+    np.minimum(t, 1, out=t)
+    smooth = t * np.float32(-2.0)
+    smooth += np.float32(3.0)
+    smooth *= t
+    smooth *= t
+    return smooth
 
 
 def _bars(phase: np.ndarray, share: float) -> np.ndarray:
@@ -316,13 +326,24 @@ def _grid(n: int) -> tuple[np.ndarray, np.ndarray]:
     return axis[None, :], axis[:, None]
 
 
+def _stretch(values: np.ndarray, n: int) -> np.ndarray:
+    """Spread (k, k) values smoothly over (n, n) pixels, as a quadratic B-spline.
+
+    Without a matrix product: its threads cost more than they save here, and its rounding differs between machines.
+    """
+    first, weights = _spline(n, len(values))
+    rows = sum(weights[j][:, None] * values[first + j] for j in range(3))
+    return np.asarray(sum(weights[j] * rows[:, first + j] for j in range(3)))
+
+
 @lru_cache(maxsize=16)
-def _smoothing(n: int, knots: int) -> np.ndarray:
-    """Weights (n, knots) that interpolate ``knots`` values smoothly over n pixels; rows sum to 1."""
-    position = (np.arange(n, dtype=np.float32) + 0.5) / n * (knots - 1)
-    near = np.maximum(1.5 - np.abs(position[:, None] - np.arange(knots, dtype=np.float32)), 0)
-    weight = np.where(near > 1.0, 0.75 - (1.5 - near) ** 2, 0.5 * near**2)  # the quadratic B-spline
-    return (weight / weight.sum(axis=1, keepdims=True)).astype(np.float32)
+def _spline(n: int, knots: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return for n pixels the first of the three knots that each lies between (n,) and their weights (3, n)."""
+    position = (np.arange(n, dtype=np.float32) + 0.5) / n * (knots - 2) + 0.5
+    first = np.clip(np.round(position).astype(int) - 1, 0, knots - 3)
+    d = position - (first + 1)  # in [-1/2, 1/2]
+    weights = np.stack([0.5 * (0.5 - d) ** 2, 0.75 - d * d, 0.5 * (0.5 + d) ** 2])
+    return first, weights.astype(np.float32)
 
 
 def _area_average(field: np.ndarray, size: int) -> np.ndarray:

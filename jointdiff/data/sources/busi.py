@@ -1,0 +1,86 @@
+"""BUSI: breast ultrasound, normal or with a benign or malignant lesion and its mask (Al-Dhabyani et al. 2020)."""
+
+from __future__ import annotations
+
+import csv
+import re
+import zipfile
+import zlib
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+
+from jointdiff.data.images import decode_image
+from jointdiff.data.source import Augmentations, DataError, Facts, File, LabelSpec, Region, Sample, Source
+
+SOURCE = Source(
+    name="busi",
+    title="Breast ultrasound images (BUSI)",
+    labels=LabelSpec("multi_label", ("lesion",)),
+    channels=1,
+    licence="CC BY 4.0",
+    cite="Al-Dhabyani et al., Data in Brief 28:104863 (2020)",
+    files=(
+        File("Dataset_BUSI.zip", urls=("https://scholar.cu.edu.eg/Dataset_BUSI.zip",)),
+        # The set holds near-identical images under different names; this table (image, group) ties them together.
+        File("near_duplicates.csv", optional=True),
+    ),
+    augmentations=Augmentations(horizontal_flip=True),
+    facts=Facts(samples=780, positives={"lesion": 647}),
+)
+
+IMAGE = re.compile(r"(?P<name>(?P<kind>normal|benign|malignant) \(\d+\))\.png")
+
+
+def read(raw: Path, *, size: int) -> Iterator[Sample]:
+    """Yield each image with the union of its masks; normal images have none. The zip is read in place."""
+    groups = _near_duplicates(raw / "near_duplicates.csv")
+    path = raw / "Dataset_BUSI.zip"
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = {PurePosixPath(member).name: member for member in archive.namelist()}
+            images = [match for match in map(IMAGE.fullmatch, members) if match]
+            for match in sorted(images, key=lambda match: _natural(match["name"])):
+                name = match["name"]
+                lesion = match["kind"] != "normal"
+                yield Sample(
+                    sample_id=name,
+                    image=decode_image(archive.read(members[match[0]]), name=f"{path}: {members[match[0]]}"),
+                    labels=[float(lesion)],
+                    group=groups.get(name, name),
+                    regions=_lesion(archive, members, name, path=path) if lesion else (),
+                )
+    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+        raise DataError(f"{path} is damaged ({error}); remove it and download it again") from error
+
+
+def _lesion(archive: zipfile.ZipFile, members: dict[str, str], name: str, *, path: Path) -> list[Region]:
+    """Merge ``name_mask.png``, ``name_mask_1.png``, ... into one region."""
+    masks = {
+        member: decode_image(archive.read(member), name=f"{path}: {member}") > 127
+        for file, member in members.items()
+        if re.fullmatch(re.escape(name) + r"_mask(_\d+)?\.png", file)
+    }
+    if not masks:
+        raise DataError(f"{path}: {name} has no mask; the archive is incomplete: remove it and download it again")
+    shapes = {mask.shape for mask in masks.values()}
+    if len(shapes) > 1:
+        raise DataError(f"{path}: the masks of {name} differ in size ({', '.join(masks)}); download it again")
+    union = np.logical_or.reduce(list(masks.values()))
+    return [Region("lesion", mask=union)] if union.any() else []
+
+
+def _near_duplicates(path: Path) -> dict[str, str]:
+    if not path.is_file():
+        return {}
+    with path.open(newline="", encoding="utf-8") as stream:
+        rows = csv.DictReader(stream)
+        if set(rows.fieldnames or ()) != {"image", "group"}:
+            raise DataError(f"{path}: expected the columns image and group, found {rows.fieldnames}")
+        return {row["image"]: f"near-duplicates {row['group']}" for row in rows}
+
+
+def _natural(name: str) -> tuple[str, int]:
+    kind, number = name.split(" ")
+    return kind, int(number.strip("()"))
