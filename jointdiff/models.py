@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from safetensors.torch import load_file, save_file
 
 from jointdiff.config import RunSpec
-from jointdiff.data.source import Augmentations, DataInfo, LabelSpec
+from jointdiff.data.store import info_from_json, info_to_json
 from jointdiff.files import atomic_path, read_json
 from jointdiff.method import Method
 from jointdiff.registry import load_method
@@ -34,7 +33,7 @@ def save_model(method: Method, folder: Path | str, *, run: RunSpec, results: dic
     config = {
         "_class_name": type(method).__name__,
         "method": run.method,
-        "data": asdict(method.data),
+        "data": info_to_json(method.data),
         "settings": method.settings.model_dump(mode="json"),
         "run": run.model_dump(mode="json"),
     }
@@ -62,14 +61,7 @@ def load_model(folder: Path | str) -> Method:
         )
     config = read_json(folder / "config.json")
     cls = load_method(config["method"])
-    data = config["data"]
-    info = DataInfo(
-        **{
-            **data,
-            "labels": LabelSpec(kind=data["labels"]["kind"], names=tuple(data["labels"]["names"])),
-            "augmentations": Augmentations(**data["augmentations"]),
-        }
-    )
+    info = info_from_json(config["data"])
     method = cls(info, cls.Settings.model_validate(config["settings"]))
     tensors = load_file(folder / "model.safetensors")
     for name in method.diffusers_parts():

@@ -1,0 +1,173 @@
+"""What every registered method must do, whatever it is: a new file in a method package is tested from its first day."""
+
+import json
+
+import pytest
+import torch
+
+from jointdiff.config import ConfigError, RunSpec, Training
+from jointdiff.data.augment import Views
+from jointdiff.data.source import Augmentations, DataInfo, LabelSpec
+from jointdiff.method import Batch, Explainer, Generator, HasFeatures, Method
+from jointdiff.models import load_model, save_model
+from jointdiff.registry import load_method, methods
+from jointdiff.training.averaging import averaged_copy, update_average
+from jointdiff.training.loop import build_method
+
+KINDS = {"one_of_k": ("a", "b", "c"), "multi_label": ("a", "b")}
+# Only what makes a method small enough to be tested in a second; the rest are its defaults.
+SMALL = {
+    "joint": {"width": 8, "multipliers": [1, 2], "blocks": 1, "attention_at": []},
+    "supervised": {"depth": 10, "width": 1},
+    "fixmatch": {"depth": 10, "width": 1, "unlabelled_ratio": 2},
+    "mean_teacher": {"depth": 10, "width": 1},
+}
+
+
+def info(kind, channels=1):
+    return DataInfo(
+        name="toy",
+        title="toy & data",
+        labels=LabelSpec(kind, KINDS[kind]),
+        channels=channels,
+        size=16,
+        augmentations=Augmentations(),
+        samples=10,
+        digest="",
+        has_regions=False,
+    )
+
+
+def spec(name, **settings):
+    return RunSpec(
+        experiment="test",
+        dataset="toy",
+        size=16,
+        labels="10",
+        variant=name,
+        method=name,
+        seed=0,
+        settings={**SMALL.get(name, {}), **settings},
+        training=Training(),
+    )
+
+
+@pytest.fixture(params=[(name, kind) for name in methods() for kind in KINDS], ids="-".join)
+def case(request) -> tuple[RunSpec, Method]:
+    name, kind = request.param
+    torch.manual_seed(0)
+    run = spec(name)
+    return run, build_method(run, info(kind))
+
+
+def batch(method: Method) -> Batch:
+    shape = (method.data.channels, 16, 16)
+    labels = torch.eye(method.task.outputs)[torch.arange(4) % method.task.outputs]
+    unlabelled = 4 * method.settings.unlabelled_ratio
+    return Batch(torch.rand(4, *shape) * 2 - 1, labels, torch.rand(unlabelled, *shape) * 2 - 1, step=5, steps=10)
+
+
+def test_losses_are_finite_named_scalars_that_reach_every_weight(case):
+    _, method = case
+    terms = method.train()(batch(method), Views(method.data.augmentations), averaged_copy(method))
+    assert all(term.shape == () and term.isfinite() for term in terms.values())
+    if terms:
+        torch.stack(list(terms.values())).sum().backward()
+    silent = [name for name, p in method.named_parameters() if p.grad is None]
+    assert not silent
+
+
+def test_predictions_are_probabilities_that_ignore_the_batch(case):
+    _, method = case
+    images = torch.rand(5, method.data.channels, 16, 16) * 2 - 1
+    with torch.no_grad():
+        together = method.eval().predict(images)
+        alone = torch.cat([method.predict(image[None]) for image in images])
+    assert together.shape == (5, method.task.outputs)
+    assert ((together >= 0) & (together <= 1)).all()
+    if method.data.labels.kind == "one_of_k":
+        torch.testing.assert_close(together.sum(1), torch.ones(5))
+    torch.testing.assert_close(together, alone, atol=1e-5, rtol=1e-4)
+
+
+def test_a_saved_model_answers_as_before(case, tmp_path):
+    run, method = case
+    images = torch.rand(3, method.data.channels, 16, 16) * 2 - 1
+    save_model(method.eval(), tmp_path / "model", run=run, results={"auroc": 0.5})
+    loaded = Method.from_pretrained(tmp_path / "model")
+    assert type(loaded) is type(method)
+    assert not loaded.training
+    with torch.no_grad():
+        assert torch.equal(loaded.predict(images), method.predict(images))
+    suffixes = {path.suffix for path in (tmp_path / "model").rglob("*") if path.is_file()}
+    assert suffixes <= {".json", ".safetensors", ".md"}, "no pickles"
+    assert json.loads((tmp_path / "model/config.json").read_text())["method"] == run.method
+
+
+def test_a_generator_draws_and_an_explainer_edits(case):
+    _, method = case
+    method.eval()
+    if isinstance(method, Generator):
+        labels = torch.eye(method.task.outputs)[:2]
+        drawn = method.sample(labels, torch.tensor([1, 2]), steps=2, sampler="ddim", guidance=1.0)
+        assert drawn.shape == (2, method.data.channels, 16, 16)
+        assert drawn.abs().max() <= 1
+    if isinstance(method, Explainer):
+        images = torch.rand(2, method.data.channels, 16, 16) * 2 - 1
+        seeds = torch.tensor([1, 2])
+        answer = method.counterfactual(images, 0, 0.0, seeds, noise_level=300, steps=2, guidance=1.0)
+        assert answer.images.shape == answer.control.shape == images.shape
+    if isinstance(method, HasFeatures):
+        images = torch.rand(2, method.data.channels, 16, 16)
+        assert method.features(images).ndim == 2
+        assert method.logits(images).shape == (2, method.task.outputs)
+
+
+def test_an_unknown_setting_is_one_clear_error(case):
+    run, method = case
+    wrong = run.model_copy(update={"settings": {**run.settings, "learnig_rate": 1.0}})
+    with pytest.raises(ConfigError, match="learnig_rate"):
+        build_method(wrong, method.data)
+
+
+def test_an_unknown_method_names_the_nearest():
+    with pytest.raises(ConfigError, match="did you mean 'fixmatch'"):
+        load_method("fixmach")
+
+
+def test_the_joint_model_folder_is_a_pipeline_of_diffusers(tmp_path):
+    from diffusers import DDIMPipeline
+
+    run = spec("joint")
+    method = build_method(run, info("one_of_k", channels=3)).eval()
+    save_model(method, tmp_path / "model", run=run)
+    pipeline = DDIMPipeline.from_pretrained(tmp_path / "model")
+    noisy, steps = torch.randn(2, 3, 16, 16), torch.tensor([3, 700])
+    with torch.no_grad():
+        expected = method.unet(noisy, steps).sample
+        assert torch.equal(pipeline.unet(noisy, steps).sample, expected)
+    assert torch.equal(pipeline.scheduler.alphas_cumprod, method.process.signal)
+
+
+def test_load_model_says_what_a_folder_lacks(tmp_path):
+    with pytest.raises(ValueError, match="no model folder"):
+        load_model(tmp_path)
+
+
+def test_average_follows_its_formula():
+    run = spec("supervised")
+    method = build_method(run, info("one_of_k"))
+    mean = averaged_copy(method)
+    start = {name: value.clone() for name, value in mean.state_dict().items()}
+    with torch.no_grad():
+        for value in [*method.parameters(), *method.buffers()]:
+            value.add_(1)
+    update_average(mean, method, decay=0.9, step=1)  # warm-up: (1 + 1) / (10 + 1)
+    for name, value in mean.state_dict().items():
+        if value.is_floating_point():
+            torch.testing.assert_close(value, start[name] + 1 - 2 / 11)
+        else:
+            assert torch.equal(value, start[name] + 1), "counters are copied"
+    update_average(mean, method, decay=0.9, step=10_000)
+    weight = "net.head.weight"
+    torch.testing.assert_close(mean.state_dict()[weight], start[weight] + 1 - 2 / 11 * 0.9)
