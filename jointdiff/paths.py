@@ -30,3 +30,11 @@ def cell(results: Path | str, dataset: str, labels: str, method: str, seed: int)
 def find_cells(results: Path | str) -> list[Path]:
     """List the folders of all finished cells below a results folder, sorted."""
     return sorted(run.parent for run in Path(results).glob("*/labels-*/*/seed-*/run.json"))
+
+
+def inception_weights(named: str | None, *, mirror: str | None) -> Path | None:
+    """Return the file of clean-fid's Inception weights: the one named, or the mirror's where it has one."""
+    if named:
+        return Path(named)
+    found = Path(mirror, "inception", "inception-2015-12-05.pt") if mirror else None
+    return found if found and found.is_file() else None

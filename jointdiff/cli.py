@@ -1,0 +1,194 @@
+"""``jointdiff``: what this machine offers, and a trained model at hand. Light: only what needs torch imports it."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from jointdiff.config import SCHEMA, ConfigError, Explanation, Generation, config_schema, load_experiment
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command and return its exit code: 0, or 1 with one message where a user can mend what went wrong."""
+    options = _parser().parse_args(arguments)
+    try:
+        return options.run(options) or 0
+    except (ValueError, OSError) as error:
+        print(f"jointdiff {options.command}: {error}", file=sys.stderr)
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="jointdiff", description="A benchmark of joint diffusion models.")
+    commands = parser.add_subparsers(dest="command", required=True)
+
+    def command(name: str, run: Any) -> argparse.ArgumentParser:
+        text = run.__doc__.splitlines()[0]
+        added = commands.add_parser(name, help=text, description=text)
+        added.set_defaults(run=run)
+        return added
+
+    doctor = command("doctor", _doctor)
+    doctor.add_argument("--results", type=Path, default=Path("results"), help="default: %(default)s")
+
+    check = command("check", _check)
+    check.add_argument("config", type=Path, help="configuration file")
+
+    schema = command("schema", _schema)
+    schema.add_argument("--out", type=Path, default=SCHEMA, help="file to write (default: %(default)s)")
+
+    mlflow = command("mlflow", _mlflow)
+    mlflow.add_argument("--results", type=Path, default=Path("results"), help="default: %(default)s")
+    mlflow.add_argument("--port", type=int, default=5000, help="default: %(default)s")
+
+    predict = command("predict", _predict)
+    predict.add_argument("model", type=Path, help="model folder")
+    predict.add_argument("images", type=Path, nargs="+", help="image files; grey or colour as the model was trained")
+    predict.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
+
+    sample = command("sample", _sample)
+    sample.add_argument("model", type=Path, help="model folder")
+    sample.add_argument("--out", type=Path, default=Path("samples"), help="folder to write (default: %(default)s)")
+    sample.add_argument("--images", type=int, default=16, help="how many (default: %(default)s)")
+    sample.add_argument("--steps", type=int, default=25, help="network evaluations per image (default: %(default)s)")
+    sample.add_argument("--guidance", type=float, default=1.0, help="strength of the labels (default: %(default)s)")
+    sample.add_argument("--seed", type=int, default=0)
+    sample.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
+
+    explain = command("explain", _explain)
+    explain.add_argument("model", type=Path, help="model folder")
+    explain.add_argument("image", type=Path, help="image file")
+    explain.add_argument("finding", help="finding to remove")
+    explain.add_argument("--out", type=Path, default=Path("explanation.png"), help="picture (default: %(default)s)")
+    explain.add_argument("--seed", type=int, default=0)
+    explain.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
+    return parser
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    """Say what this machine offers and which step each missing piece affects."""
+    from jointdiff.doctor import examine
+
+    findings = examine(options.results)
+    width = max(len(finding.what) for finding in findings)
+    for finding in findings:
+        mark = {"good": "ok", "absent": "--", "bad": "!!"}[finding.state]
+        print(f"{mark}  {finding.what:<{width}}  {finding.found}")
+        if finding.affects:
+            print(f"    {'':<{width}}  {finding.affects}")
+    return int(any(finding.state == "bad" for finding in findings))
+
+
+def _check(options: argparse.Namespace) -> None:
+    """Check a configuration and count what it asks for."""
+    experiment = load_experiment(options.config)
+    print(f"{options.config} is valid: experiment {experiment.name!r}, {len(experiment.cells())} trainings")
+
+
+def _schema(options: argparse.Namespace) -> None:
+    """Write the JSON Schema of configurations, with every built-in method's settings."""
+    from jointdiff.files import atomic_path
+
+    with atomic_path(options.out) as aside:
+        aside.write_text(json.dumps(config_schema(), indent=2) + "\n", encoding="utf-8")
+    print(f"wrote {options.out}")
+
+
+def _mlflow(options: argparse.Namespace) -> None:
+    """Browse the runs in MLflow, at http://127.0.0.1:5000 until Ctrl-C."""
+    from jointdiff.tracking import browse_command
+
+    command = browse_command(options.results, port=options.port)
+    print(" ".join(command), flush=True)
+    # Replaced rather than started, so that Ctrl-C ends the server and nothing is left behind.
+    os.execv(sys.executable, [sys.executable, "-m", *command])
+
+
+def _predict(options: argparse.Namespace) -> None:
+    """Print each image's probabilities as one JSON object a line."""
+    import torch
+
+    from jointdiff.devices import pick_device
+    from jointdiff.models import load_model
+
+    device = pick_device(options.device)
+    model = load_model(options.model).to(device)
+    for path in options.images:
+        with torch.no_grad():
+            scores = model.predict(_read_image(path, model.data).to(device))[0].tolist()
+        print(json.dumps({"image": str(path), **dict(zip(model.data.labels.names, scores, strict=True))}))
+
+
+def _sample(options: argparse.Namespace) -> None:
+    """Draw synthetic images: a grid, and an archive of images, labels and seeds."""
+    from jointdiff.inference import generate
+
+    settings = Generation(images=options.images, steps=options.steps, guidance=options.guidance)
+    images, grid = options.out / "generated.npz", options.out / "generated.png"
+    generate(options.model, out=images, picture=grid, seed=options.seed, settings=settings, device=options.device)
+    print(f"wrote {images} and {grid}")
+
+
+def _explain(options: argparse.Namespace) -> None:
+    """Remove a finding from an image and draw what changes."""
+    import numpy as np
+    import torch
+
+    from jointdiff.devices import pick_device
+    from jointdiff.explain.saliency import change_map
+    from jointdiff.method import Explainer, to_bytes
+    from jointdiff.models import load_model
+    from jointdiff.pictures import save_strips
+    from jointdiff.seeding import derive
+
+    device = pick_device(options.device)
+    model = load_model(options.model).to(device)
+    names = model.data.labels.names
+    if options.finding not in names:
+        raise ConfigError(f"{options.finding!r} is no finding of this model, which knows: {', '.join(names)}")
+    if not isinstance(model, Explainer):
+        raise ConfigError(f"{options.model}: {type(model).__name__} cannot remove findings; use a joint model")
+    image = _read_image(options.image, model.data).to(device)
+    seeds, how, k = torch.tensor([derive(options.seed, "explain")]), Explanation(), names.index(options.finding)
+    edit = model.counterfactual(
+        image, k, 0.0, seeds.to(device), noise_level=how.noise_level, steps=how.steps, guidance=how.guidance
+    )
+    with torch.no_grad():
+        before, after = (float(model.predict(x)[0, k]) for x in (image, edit.images))
+
+    def pixels(x: torch.Tensor) -> np.ndarray:
+        return to_bytes(x).permute(0, 2, 3, 1).cpu().numpy()
+
+    columns = {
+        "image": pixels(image),
+        f"without {options.finding}": pixels(edit.images),
+        "control": pixels(edit.control),
+        "change less control": change_map(edit.images, edit.control).cpu().numpy(),
+    }
+    title = f"{options.finding}: probability {before:.2f} before, {after:.2f} after"
+    nowhere = np.zeros((1, model.data.size, model.data.size), dtype=bool)
+    save_strips(columns, nowhere, options.out, rows=[options.finding], title=title)
+    print(f"{title}; wrote {options.out}")
+
+
+def _read_image(path: Path, data: Any) -> Any:
+    """Return an image file as a tensor (1, C, size, size) in [-1, 1], resized as the model's data were."""
+    import torch
+
+    from jointdiff.data.images import Fit, decode_image
+    from jointdiff.method import to_unit_range
+    from jointdiff.registry import load_source
+
+    pixels = decode_image(path.read_bytes(), name=str(path), mode="L" if data.channels == 1 else "RGB")
+    how = load_source(data.name).SOURCE.resize
+    height, width = pixels.shape[:2]
+    square = Fit(height, width, data.size, how).image(pixels)
+    return to_unit_range(torch.from_numpy(square)[None].permute(0, 3, 1, 2)).contiguous()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,43 @@
+"""Which GPU a job may use, decided before torch is imported. Light."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import TextIO
+
+_held: list[TextIO] = []  # open locks: the system releases them when the process ends, however it ends
+
+
+def count_gpus() -> int:
+    """Count the NVIDIA GPUs of this machine."""
+    try:
+        listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=20, check=True).stdout
+    except (OSError, subprocess.SubprocessError):
+        return 0
+    return sum(line.startswith("GPU ") for line in listed.splitlines())
+
+
+def reserve_gpu(wanted: int) -> None:
+    """Let torch see one GPU that no other job of this machine holds, or one of them where all are held.
+
+    Nothing is done where none is wanted, or where a cluster has chosen already (CUDA_VISIBLE_DEVICES).
+    """
+    if not wanted or "CUDA_VISIBLE_DEVICES" in os.environ:
+        return
+    gpus = count_gpus()
+    for index in range(gpus):
+        lock = Path(tempfile.gettempdir(), f"jointdiff-{os.getuid()}-gpu-{index}.lock").open("w")  # noqa: SIM115 - held until the process ends
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            lock.close()
+            continue
+        _held.append(lock)
+        os.environ["CUDA_VISIBLE_DEVICES"] = str(index)
+        return
+    if gpus:  # more jobs than GPUs were asked for: share
+        os.environ["CUDA_VISIBLE_DEVICES"] = str(os.getpid() % gpus)

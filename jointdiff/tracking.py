@@ -1,0 +1,379 @@
+"""MLflow shows what the files say. The only module that imports mlflow, and it does so late: the import costs seconds.
+
+``metrics.jsonl``, ``run.json`` and the score tables are the truth. Everything here can be repeated: a run is looked up
+by its digest before one is made, and a run's tag says how many lines of its curves it holds. A store that cannot be
+reached costs one warning; the next synchronisation pushes what is missing.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import logging
+import math
+import os
+import threading
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from jointdiff.config import RunSpec, digest
+from jointdiff.files import read_json
+from jointdiff.paths import find_cells
+
+log = logging.getLogger(__name__)
+
+RUN = "jointdiff.run"  # tag: digest of what was trained and of its code
+LINES = "jointdiff.metric_lines"  # tag: lines of metrics.jsonl that the store holds
+CONTENT = "jointdiff.content"  # tag: digest of all that was pushed, so that an unchanged cell is passed over
+BATCH = 1000  # metric values per request, MLflow's limit
+LIVE_AFTER = 120.0  # seconds of training from which curves are pushed while it runs; a shorter run is left to the end
+LIVE_EVERY = 30.0  # seconds between such pushes
+
+
+def tracking_uri(store: dict[str, Any]) -> str:
+    """Return the address of the store: MLFLOW_TRACKING_URI, or else what ``create_store`` recorded."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or store["uri"]
+
+
+def default_uri(beside: Path | str) -> str:
+    """Return the address of the SQLite store in a folder."""
+    return f"sqlite:///{Path(beside).resolve() / 'mlflow.db'}"
+
+
+def create_store(
+    experiment: str, *, beside: Path | str, enabled: bool = True, uri: str | None = None
+) -> dict[str, Any]:
+    """Initialise the store with the experiment and its parent run, and return what its writers need to know.
+
+    Several processes on a fresh SQLite file crash in its migrations, so one job does this before any other writes.
+
+    Args:
+        experiment: name of the experiment.
+        beside: folder of the default SQLite store and its artifacts.
+        enabled: whether anything is tracked.
+        uri: another store's address.
+    """
+    beside = Path(beside).resolve()
+    beside.mkdir(parents=True, exist_ok=True)
+    store = {
+        "enabled": enabled,
+        "experiment": experiment,
+        "uri": uri or default_uri(beside),
+        "artifacts": None if uri else (beside / "mlartifacts").as_uri(),
+    }
+    if enabled:
+        _forgiving(lambda: _Store(store).parent)
+    return store
+
+
+class Tracker:
+    """Told of a training's growing metrics.jsonl, pushes it from a thread of its own, now and then.
+
+    Nothing is imported and nothing is sent before a training has taken ``LIVE_AFTER`` seconds.
+    """
+
+    def __init__(self, store: dict[str, Any], run: RunSpec, *, code_version: str) -> None:
+        self.store, self.run, self.code_version = store, run, code_version
+        self.due = time.monotonic() + LIVE_AFTER
+        self.thread: threading.Thread | None = None
+        self.broken = not store["enabled"]
+        self.monitor: Any = None
+
+    def __call__(self, metrics: Path) -> None:
+        """Push new lines unless a push is under way, one was made just now, or one has failed."""
+        now = time.monotonic()
+        if self.broken or now < self.due or (self.thread is not None and self.thread.is_alive()):
+            return
+        self.due = now + LIVE_EVERY
+        # A daemon: a hanging server must not keep a finished training alive.
+        self.thread = threading.Thread(target=self._push, args=(metrics,), daemon=True)
+        self.thread.start()
+
+    def _push(self, metrics: Path) -> None:
+        def push() -> bool:
+            store = _Store(self.store)
+            run_id = store.cell(self.run, self.code_version)
+            store.curves(run_id, metrics)
+            if self.monitor is None:
+                self.monitor = _system_metrics(run_id)
+            return True
+
+        self.broken = not _forgiving(push)
+
+
+def sync_experiment(results: Path | str, *, store: dict[str, Any]) -> dict[str, Any]:
+    """Push everything below a results folder that the store does not hold, and return what was done.
+
+    Repeating it changes nothing; an unreachable store is a warning.
+    """
+    results = Path(results)
+    summary = {"enabled": store["enabled"], "cells": 0, "pushed": 0, "complete": not store["enabled"]}
+    if not store["enabled"]:
+        return summary
+
+    def push() -> bool:
+        target = _Store(store)
+        for cell in find_cells(results):
+            summary["cells"] += 1
+            summary["pushed"] += target.push_cell(cell, benchmarks=results / "benchmarks")
+        target.push_parent(results)
+        return True
+
+    summary["complete"] = bool(_forgiving(push))
+    return summary
+
+
+def _forgiving(action: Callable[[], Any]) -> Any:
+    """Run an action on the store; return None with one warning where it fails, whatever the reason."""
+    _settle_environment()
+    try:
+        return action()
+    except Exception as error:  # a viewer must never end a training, whatever it raises
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        log.warning(
+            "MLflow was not updated (%s). Results are complete without it; to show them later: "
+            "snakemake --cores 1 --forcerun sync_tracking",
+            reason[0][:300],
+        )
+        return None
+
+
+def _settle_environment() -> None:
+    # Short patience: the defaults retry an unreachable server for minutes.
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_UV_AUTO_DETECT", "false")  # a lock file names one registry's addresses
+    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "ERROR")
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+
+
+def _system_metrics(run_id: str) -> Any:
+    from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+
+    monitor = SystemMetricsMonitor(run_id, resume_logging=True)
+    monitor.start()
+    return monitor
+
+
+class _Store:
+    """One experiment in one MLflow store."""
+
+    def __init__(self, store: dict[str, Any]) -> None:
+        import mlflow
+
+        self.uri = tracking_uri(store)
+        mlflow.set_tracking_uri(self.uri)
+        self.client = mlflow.MlflowClient(self.uri)
+        self.name = store["experiment"]
+        found = self.client.get_experiment_by_name(self.name)
+        if found is None:
+            where = store["artifacts"] if self.uri == store["uri"] else None
+            self.experiment = self.client.create_experiment(self.name, artifact_location=where)
+        else:
+            self.experiment = found.experiment_id
+
+    @functools.cached_property
+    def parent(self) -> str:
+        """Return the run that all cells hang from."""
+        return self.find_or_create(f"experiment {self.name}", name=self.name, tags={})
+
+    def find_or_create(self, key: str, *, name: str, tags: dict[str, str]) -> str:
+        """Return the id of the run with this key, made where there is none."""
+        found = self.client.search_runs([self.experiment], f"tags.`{RUN}` = '{key}'", max_results=1)
+        if found:
+            return found[0].info.run_id
+        return self.client.create_run(self.experiment, run_name=name, tags={RUN: key, **tags}).info.run_id
+
+    def cell(self, run: RunSpec, code_version: str) -> str:
+        """Return the id of a cell's run, made with its tags and parameters where there is none."""
+        tags = {
+            "mlflow.parentRunId": self.parent,
+            "dataset": run.dataset,
+            "labels": run.labels,
+            "method": run.variant,
+            "seed": str(run.seed),
+            "code_version": code_version,
+            "config_digest": run.digest,
+        }
+        name = f"{run.dataset} {run.labels} {run.variant} {run.seed}"
+        run_id = self.find_or_create(f"{run.digest} {code_version}", name=name, tags=tags)
+        self._batch(run_id, params=_flatten(run.model_dump(mode="json", exclude={"settings"})))
+        return run_id
+
+    def curves(self, run_id: str, metrics: Path) -> None:
+        """Push the lines of metrics.jsonl that the run does not hold."""
+        tags = self.client.get_run(run_id).data.tags
+        lines = [line for line in metrics.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")]
+        now, values = int(1000 * time.time()), []
+        for line in lines[int(tags.get(LINES, 0)) :]:
+            entry = json.loads(line)
+            step, split = entry.pop("step"), entry.pop("split")
+            values += [(f"{split}/{name}", value, now, step) for name, value in entry.items() if _finite(value)]
+        if values:
+            self._batch(run_id, metrics=values, tags={LINES: str(len(lines))})
+
+    def push_cell(self, cell: Path, *, benchmarks: Path) -> bool:
+        """Push a finished cell whole; say whether there was anything to push."""
+        record = read_json(cell / "run.json")
+        run, files = RunSpec.model_validate(record["spec"]), _artifacts(cell)
+        content = digest([_fingerprint(path) for path in files])
+        run_id = self.cell(run, record["code_version"])
+        if self.client.get_run(run_id).data.tags.get(CONTENT) == content:
+            return False
+        self.curves(run_id, cell / "metrics.jsonl")
+        self._batch(run_id, params=_flatten({"settings": record.get("settings", {})}))
+        values = {f"cost/{name}": value for name, value in record["cost"].items() if _finite(value)}
+        values |= _scores(cell) | _benchmark(benchmarks, run)
+        now, step = int(1000 * time.time()), record["cost"].get("steps", 0)
+        self._batch(run_id, metrics=[(name, value, now, step) for name, value in values.items()])
+        self._inputs(run_id, run, record)
+        for path in files:
+            self.client.log_artifact(run_id, str(path), str(path.parent.relative_to(cell)).removeprefix("."))
+        self._model(run_id, cell / "model", name=f"{run.variant}-{run.dataset}-{run.labels}-{run.seed}")
+        self._batch(run_id, tags={CONTENT: content})
+        self.client.set_terminated(run_id)
+        return True
+
+    def push_parent(self, results: Path) -> None:
+        """Push tables, figures and the score table to the parent run."""
+        for folder in ("tables", "figures"):
+            if (results / folder).is_dir():
+                self.client.log_artifacts(self.parent, str(results / folder), folder)
+        for name in ("scores.csv", "paper.pdf"):
+            if (results / name).is_file():
+                self.client.log_artifact(self.parent, str(results / name))
+        self.client.set_terminated(self.parent)
+
+    def _inputs(self, run_id: str, run: RunSpec, record: dict[str, Any]) -> None:
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        data = Dataset(
+            name=f"{run.dataset}-{run.size}",
+            digest=record.get("data_digest", "")[:36],
+            source_type="local",
+            source=json.dumps({"dataset": run.dataset, "size": run.size, "options": run.options}),
+            profile=json.dumps(record.get("roles", {})),
+        )
+        split = Dataset(
+            name=f"{run.dataset}-{run.size} split",
+            digest=digest([record.get("data_digest", ""), run.labels, run.seed, run.validation, run.test]),
+            source_type="local",
+            source=json.dumps({"labels": run.labels, "seed": run.seed}),
+        )
+        self.client.log_inputs(
+            run_id,
+            [
+                DatasetInput(data, [InputTag("mlflow.data.context", "training")]),
+                DatasetInput(split, [InputTag("mlflow.data.context", "split")]),
+            ],
+        )
+
+    def _model(self, run_id: str, folder: Path, *, name: str) -> None:
+        """Log the model folder as it is; ``_load_pyfunc`` below reads it, so nothing is pickled or guessed."""
+        import mlflow
+
+        with mlflow.start_run(run_id=run_id, log_system_metrics=False):
+            mlflow.pyfunc.log_model(
+                name=name,
+                loader_module=__name__,
+                data_path=str(folder),
+                pip_requirements=["jointdiff-bench"],
+            )
+
+    def _batch(
+        self,
+        run_id: str,
+        *,
+        metrics: Iterable[tuple[str, float, int, int]] = (),
+        params: dict[str, str] | None = None,
+        tags: dict[str, str] | None = None,
+    ) -> None:
+        """Write values in as few requests as the store accepts; the tags go with the last one."""
+        from mlflow.entities import Metric, Param, RunTag
+
+        values = [Metric(*value) for value in metrics]
+        while len(values) > BATCH:
+            self.client.log_batch(run_id, metrics=values[:BATCH])
+            values = values[BATCH:]
+        self.client.log_batch(
+            run_id,
+            metrics=values,
+            params=[Param(key, value) for key, value in (params or {}).items()],
+            tags=[RunTag(key, value) for key, value in (tags or {}).items()],
+        )
+
+
+def _artifacts(cell: Path) -> list[Path]:
+    """List the files of a cell that a person wants to see."""
+    names = ("run.json", "metrics.jsonl", "generated.png", "explanations.png")
+    return [cell / name for name in names if (cell / name).is_file()] + sorted(cell.glob("scores/*.parquet"))
+
+
+def _fingerprint(path: Path) -> str:
+    return f"{path.name} {hashlib.sha256(path.read_bytes()).hexdigest()}"
+
+
+def _flatten(values: dict[str, Any], prefix: str = "") -> dict[str, str]:
+    flat: dict[str, str] = {}
+    for name, value in values.items():
+        key = f"{prefix}{name}"
+        flat |= _flatten(value, f"{key}.") if isinstance(value, dict) else {key: str(value)}
+    return flat
+
+
+def _finite(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _scores(cell: Path) -> dict[str, float]:
+    """Return a cell's macro scores by name; the scores of a map bear its name."""
+    from jointdiff.evaluate.scores import parse_protocol, read_rows
+
+    found = {}
+    for path in sorted(cell.glob("scores/*.parquet")):
+        for row in read_rows(path):
+            if row["finding"] == "macro" and _finite(row["value"]) and path.stem != "cost":
+                where = parse_protocol(row["protocol"]).get("map")
+                found["/".join(filter(None, [row["split"], row["metric"], where]))] = row["value"]
+    return found
+
+
+def _benchmark(folder: Path, run: RunSpec) -> dict[str, float]:
+    """Return what Snakemake measured of a training job: memory, load and traffic of the whole process."""
+    path = folder / "train_method" / f"{run.dataset}-{run.labels}-{run.variant}-{run.seed}.jsonl"
+    if not path.is_file():
+        return {}
+    measured = json.loads(path.read_text(encoding="utf-8").splitlines()[-1])
+    return {f"system/{name}": value for name, value in measured.items() if _finite(value)}
+
+
+class _Predictor:
+    """What MLflow serves: probabilities of images."""
+
+    def __init__(self, folder: str) -> None:
+        from jointdiff.models import load_model
+
+        self.model = load_model(folder)
+
+    def predict(self, images: Any, params: dict[str, Any] | None = None) -> Any:
+        """Return probabilities (N, K) of float images (N, C, H, W) in [-1, 1]."""
+        import numpy as np
+        import torch
+
+        with torch.no_grad():
+            return self.model.predict(torch.from_numpy(np.asarray(images, dtype=np.float32))).numpy()
+
+
+def _load_pyfunc(folder: str) -> _Predictor:
+    """Open a logged model folder (MLflow looks for this name)."""
+    return _Predictor(folder)
+
+
+def browse_command(folder: Path | str, *, host: str = "127.0.0.1", port: int = 5000) -> list[str]:
+    """Return the command that shows the store of a results folder in a browser."""
+    uri = os.environ.get("MLFLOW_TRACKING_URI") or default_uri(folder)
+    return ["mlflow", "ui", "--backend-store-uri", uri, "--host", host, "--port", str(port)]

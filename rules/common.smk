@@ -1,0 +1,106 @@
+"""The experiment that all rules read, and the look-ups that they share."""
+
+import os
+import shutil
+
+from jointdiff.config import ConfigError, parse_experiment
+from jointdiff.paths import CELL, SPLIT, TAG, WILDCARDS, inception_weights
+from jointdiff.provenance import code_version
+from jointdiff.registry import methods, sources
+
+try:
+    experiment = parse_experiment(config)
+except ConfigError as error:
+    raise WorkflowError(f"The configuration cannot be used.\n{error}") from None
+config.update(experiment.model_dump(mode="json"))  # with every default filled in
+
+TEX = shutil.which("pdflatex") is not None
+# Without these weights FID is a gap; once they are there, exactly the scores that need them are computed again.
+INCEPTION = inception_weights(
+    experiment.evaluation.inception, mirror=os.environ.get("JOINTDIFF_MIRROR") or experiment.mirror
+)
+# Only where there is a GPU do jobs ask for one; the profile says how many jobs may hold one.
+GPU = int(experiment.training.device != "cpu" and shutil.which("nvidia-smi") is not None)
+
+
+pathvars:
+    results=f"results/{experiment.name}",
+    logs=f"logs/{experiment.name}",
+    benchmarks=f"results/{experiment.name}/benchmarks",
+
+
+wildcard_constraints:
+    **WILDCARDS,
+
+
+onstart:
+    if not TEX:
+        print(
+            "No pdflatex here: tables are written as .tex and .csv, but paper.pdf is not made (see `jointdiff doctor`)."
+        )
+
+
+def store(wildcards):
+    """Return the prepared store of a data set."""
+    return f"<resources>/prepared/{wildcards.dataset}-{experiment.datasets[wildcards.dataset].variant}"
+
+
+def extractor(wildcards):
+    """Return the model of the independent classifier: another variant, trained on all labels with the same seed."""
+    return f"{CELL}/model".format(
+        dataset=wildcards.dataset, labels="all", method=experiment.evaluation.extractor, seed=wildcards.seed
+    )
+
+
+def run_spec(wildcards):
+    """Return everything that one training depends on, as plain data."""
+    return experiment.run(wildcards.dataset, wildcards.labels, wildcards.method, int(wildcards.seed)).model_dump(
+        mode="json"
+    )
+
+
+def method_module(wildcards):
+    """Return the module of a variant's method."""
+    return methods()[experiment.methods[wildcards.method].method or wildcards.method]
+
+
+def trained_code(wildcards):
+    """Digest the code that decides what one training gives."""
+    return code_version("jointdiff.training.loop", method_module(wildcards))
+
+
+def of_cells(name, *, where=lambda variant: True):
+    """List a file of every cell whose variant fits."""
+    return [
+        f"{CELL}/{name}".format(dataset=dataset, labels=labels, method=method, seed=seed)
+        for dataset, labels, method, seed in experiment.cells()
+        if where(experiment.methods[method])
+    ]
+
+
+def generated(name):
+    """List a file of every cell that draws images."""
+    return of_cells(name, where=lambda variant: variant.generate)
+
+
+def explained(name):
+    """List a file of every cell that says where a finding is."""
+    return of_cells(name, where=lambda variant: bool(variant.explain))
+
+
+def judge(wildcards):
+    """Return the independent classifier's model where counterfactuals are to be judged by it."""
+    return extractor(wildcards) if "counterfactual" in experiment.methods[wildcards.method].explain else []
+
+
+def final_files(wildcards):
+    """List what a complete run leaves behind, its report apart."""
+    return [
+        "<results>/scores.parquet",
+        *(["<results>/paper.pdf"] if TEX else []),
+        *rules.draw_tables.output,
+        *rules.draw_figures.output,
+        *generated("generated.png"),
+        *explained("explanations.png"),
+        "<results>/tracking/synchronised.json",
+    ]

@@ -1,0 +1,105 @@
+"""From predictions, images and explanations to tidy score rows."""
+
+
+localrules:
+    collect_scores,
+
+
+rule score_classification:
+    input:
+        predictions=f"{CELL}/predictions.parquet",
+        run=f"{CELL}/run.json",
+    output:
+        scores=f"{CELL}/scores/classification.parquet",
+    log:
+        f"<logs>/score_classification/{TAG}.log",
+    params:
+        bootstrap=lookup("evaluation/bootstrap", within=config),
+        confidence=lookup("evaluation/confidence", within=config),
+        code_version=code_version("jointdiff.evaluate.classification"),
+    script:
+        "../workflow_scripts/score_classification.py"
+
+
+rule score_generation:
+    input:
+        images=f"{CELL}/generated.npz",
+        run=f"{CELL}/run.json",
+        extractor=extractor,
+        store=store,
+        split=f"{SPLIT}/split-{{seed}}.parquet",
+        inception=[str(INCEPTION)] if INCEPTION else [],
+    output:
+        scores=f"{CELL}/scores/generation.parquet",
+    log:
+        f"<logs>/score_generation/{TAG}.log",
+    benchmark:
+        f"<benchmarks>/score_generation/{TAG}.jsonl"
+    priority: 20
+    threads: 1
+    resources:
+        gpu=GPU,
+    params:
+        batch_size=lookup("evaluation/batch_size", within=config),
+        device=lookup("training/device", within=config),
+        code_version=code_version("jointdiff.evaluate.generation"),
+    script:
+        "../workflow_scripts/score_generation.py"
+
+
+rule score_localisation:
+    input:
+        explanations=f"{CELL}/explanations.npz",
+        run=f"{CELL}/run.json",
+        store=store,
+    output:
+        scores=f"{CELL}/scores/localisation.parquet",
+    log:
+        f"<logs>/score_localisation/{TAG}.log",
+    params:
+        bootstrap=lookup("evaluation/bootstrap", within=config),
+        confidence=lookup("evaluation/confidence", within=config),
+        code_version=code_version("jointdiff.explain.localisation"),
+    script:
+        "../workflow_scripts/score_localisation.py"
+
+
+rule score_cost:
+    input:
+        run=f"{CELL}/run.json",
+        predictions=f"{CELL}/predictions.parquet",
+        generated=branch(
+            lookup("methods/{method}/generate", within=config),
+            then=f"{CELL}/generated.npz",
+            otherwise=[],
+        ),
+        explanations=branch(
+            lookup("methods/{method}/explain", within=config),
+            then=f"{CELL}/explanations.npz",
+            otherwise=[],
+        ),
+    output:
+        scores=f"{CELL}/scores/cost.parquet",
+    log:
+        f"<logs>/score_cost/{TAG}.log",
+    params:
+        code_version=code_version("jointdiff.evaluate.cost"),
+    script:
+        "../workflow_scripts/score_cost.py"
+
+
+rule collect_scores:
+    input:
+        of_cells("scores/classification.parquet"),
+        of_cells("scores/cost.parquet"),
+        generated("scores/generation.parquet"),
+        explained("scores/localisation.parquet"),
+    output:
+        parquet="<results>/scores.parquet",
+        csv="<results>/scores.csv",
+    log:
+        "<logs>/collect_scores.log",
+    params:
+        code_version=code_version("jointdiff.evaluate.scores"),
+    script:
+        "../workflow_scripts/collect_scores.py"

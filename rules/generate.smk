@@ -1,0 +1,94 @@
+"""What a trained model makes: probabilities, synthetic images, explanations."""
+
+
+rule classify_images:
+    input:
+        model=f"{CELL}/model",
+        store=store,
+        split=f"{SPLIT}/split-{{seed}}.parquet",
+    output:
+        predictions=f"{CELL}/predictions.parquet",
+    log:
+        f"<logs>/classify_images/{TAG}.log",
+    benchmark:
+        f"<benchmarks>/classify_images/{TAG}.jsonl"
+    priority: 20
+    threads: 1
+    resources:
+        gpu=GPU,
+    params:
+        batch_size=lookup("evaluation/batch_size", within=config),
+        device=lookup("training/device", within=config),
+        code_version=code_version("jointdiff.inference"),
+    script:
+        "../workflow_scripts/classify_images.py"
+
+
+rule generate_images:
+    input:
+        model=f"{CELL}/model",
+        store=store,
+        split=f"{SPLIT}/split-{{seed}}.parquet",
+    output:
+        images=f"{CELL}/generated.npz",
+        grid=report(
+            f"{CELL}/generated.png",
+            caption="../docs/report/grid.rst",
+            category="What does the model draw?",
+            labels={
+                "data set": "{dataset}",
+                "labels": "{labels}",
+                "method": "{method}",
+                "seed": "{seed}",
+            },
+        ),
+    log:
+        f"<logs>/generate_images/{TAG}.log",
+    benchmark:
+        f"<benchmarks>/generate_images/{TAG}.jsonl"
+    priority: 60
+    threads: 1
+    resources:
+        gpu=GPU,
+    params:
+        generation=lookup("generation", within=config),
+        device=lookup("training/device", within=config),
+        code_version=code_version("jointdiff.inference"),
+    script:
+        "../workflow_scripts/generate_images.py"
+
+
+rule explain_findings:
+    input:
+        model=f"{CELL}/model",
+        judge=judge,
+        store=store,
+        split=f"{SPLIT}/split-{{seed}}.parquet",
+    output:
+        explanations=f"{CELL}/explanations.npz",
+        strips=report(
+            f"{CELL}/explanations.png",
+            caption="../docs/report/strips.rst",
+            category="Where does the model see a finding?",
+            labels={
+                "data set": "{dataset}",
+                "labels": "{labels}",
+                "method": "{method}",
+                "seed": "{seed}",
+            },
+        ),
+    log:
+        f"<logs>/explain_findings/{TAG}.log",
+    benchmark:
+        f"<benchmarks>/explain_findings/{TAG}.jsonl"
+    priority: 60
+    threads: 1
+    resources:
+        gpu=GPU,
+    params:
+        explain=lookup("methods/{method}/explain", within=config),
+        explanation=lookup("explanation", within=config),
+        device=lookup("training/device", within=config),
+        code_version=code_version("jointdiff.inference"),
+    script:
+        "../workflow_scripts/explain_findings.py"

@@ -1,0 +1,23 @@
+"""Let a trained model judge every validation and test image."""
+
+from jointdiff.gpus import reserve_gpu
+from jointdiff.logs import to_rule_log
+
+
+def main(rule):
+    reserve_gpu(rule.resources.gpu)
+    from jointdiff.inference import classify  # imports torch, which must see the reserved GPU alone
+
+    classify(
+        rule.input.model,
+        store=rule.input.store,
+        split=rule.input.split,
+        out=rule.output.predictions,
+        batch_size=rule.params.batch_size,
+        device=rule.params.device,
+    )
+
+
+if __name__ == "__main__":
+    with to_rule_log(snakemake):
+        main(snakemake)

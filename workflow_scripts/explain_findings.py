@@ -1,0 +1,28 @@
+"""Show where a trained model sees each finding, and what its images look like without it."""
+
+from jointdiff.config import Explanation
+from jointdiff.gpus import reserve_gpu
+from jointdiff.logs import to_rule_log
+
+
+def main(rule):
+    reserve_gpu(rule.resources.gpu)
+    from jointdiff.inference import explain  # imports torch, which must see the reserved GPU alone
+
+    explain(
+        rule.input.model,
+        store=rule.input.store,
+        split=rule.input.split,
+        out=rule.output.explanations,
+        picture=rule.output.strips,
+        explainers=rule.params.explain,
+        seed=int(rule.wildcards.seed),
+        settings=Explanation.model_validate(rule.params.explanation),
+        judge=rule.input.judge or None,
+        device=rule.params.device,
+    )
+
+
+if __name__ == "__main__":
+    with to_rule_log(snakemake):
+        main(snakemake)

@@ -1,0 +1,24 @@
+"""Draw synthetic images from a trained model, with a grid to look at."""
+
+from jointdiff.config import Generation
+from jointdiff.gpus import reserve_gpu
+from jointdiff.logs import to_rule_log
+
+
+def main(rule):
+    reserve_gpu(rule.resources.gpu)
+    from jointdiff.inference import generate  # imports torch, which must see the reserved GPU alone
+
+    generate(
+        rule.input.model,
+        out=rule.output.images,
+        picture=rule.output.grid,
+        seed=int(rule.wildcards.seed),
+        settings=Generation.model_validate(rule.params.generation),
+        device=rule.params.device,
+    )
+
+
+if __name__ == "__main__":
+    with to_rule_log(snakemake):
+        main(snakemake)

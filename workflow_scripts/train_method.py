@@ -1,0 +1,30 @@
+"""Train one cell of the grid, from its last checkpoint where a job was interrupted."""
+
+from pathlib import Path
+
+from jointdiff.config import RunSpec
+from jointdiff.files import read_json
+from jointdiff.gpus import reserve_gpu
+from jointdiff.logs import to_rule_log
+from jointdiff.tracking import Tracker
+
+
+def main(rule):
+    reserve_gpu(rule.resources.gpu)
+    from jointdiff.training.loop import train  # imports torch, which must see the reserved GPU alone
+
+    run = RunSpec.model_validate(rule.params.run)
+    train(
+        run,
+        store=rule.input.store,
+        split=rule.input.split,
+        out=Path(rule.output.run).parent,
+        state=Path("state") / run.digest,  # no output, so that it survives a failed job
+        code_version=rule.params.code_version,
+        track=Tracker(read_json(rule.input.tracking), run, code_version=rule.params.code_version),
+    )
+
+
+if __name__ == "__main__":
+    with to_rule_log(snakemake):
+        main(snakemake)
