@@ -79,10 +79,9 @@ def _write(source: Source, samples: Iterator[Sample], folder: Path, *, size: int
             image = fit.image(sample.image)
             row = images.append(image)
             labels.append(values)
-            for key, value in zip(
-                table, (sample.sample_id, sample.group, sample.split or "", width, height), strict=True
-            ):
-                table[key].append(value)
+            entries: tuple[Any, ...] = (sample.sample_id, sample.group, sample.split or "", width, height)
+            for key, entry in zip(table, entries, strict=True):
+                table[key].append(entry)
             digest.update(repr((sample.sample_id, sample.group, sample.split, values.tolist())).encode())
             digest.update(image.tobytes())
             for region in sample.regions:
@@ -91,8 +90,8 @@ def _write(source: Source, samples: Iterator[Sample], folder: Path, *, size: int
                 if box is None:
                     continue  # cropped away
                 place = -1 if mask is None else masks.append(mask.astype(np.uint8))
-                for key, value in zip(places, (row, region.finding, *box, place), strict=True):
-                    places[key].append(value)
+                for key, entry in zip(places, (row, region.finding, *box, place), strict=True):
+                    places[key].append(entry)
                 digest.update(repr((region.finding, box)).encode())
                 digest.update(b"" if mask is None else np.packbits(mask).tobytes())
             progress.advance()

@@ -6,11 +6,12 @@ import csv
 import re
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 
+from jointdiff.data.duplicates import join_groups, near_pairs, perceptual_hash, thumbnails
 from jointdiff.data.images import decode_image
 from jointdiff.data.source import Augmentations, DataError, Facts, File, LabelSpec, Region, Sample, Source
 
@@ -23,7 +24,7 @@ SOURCE = Source(
     cite="Al-Dhabyani et al., Data in Brief 28:104863 (2020)",
     files=(
         File("Dataset_BUSI.zip", urls=("https://scholar.cu.edu.eg/Dataset_BUSI.zip",)),
-        # The set holds near-identical images under different names; this table (image, group) ties them together.
+        # A table (image, group) of near-identical images, beside those that read() finds.
         File("near_duplicates.csv", optional=True),
     ),
     augmentations=Augmentations(horizontal_flip=True),
@@ -34,21 +35,30 @@ IMAGE = re.compile(r"(?P<name>(?P<kind>normal|benign|malignant) \(\d+\))\.png")
 
 
 def read(raw: Path, *, size: int) -> Iterator[Sample]:
-    """Yield each image with the union of its masks; normal images have none. The zip is read in place."""
-    groups = _near_duplicates(raw / "near_duplicates.csv")
+    """Yield each image with the union of its masks; normal images have none. The zip is read in place, twice.
+
+    The set holds many images again under another name, cut or drawn on a little differently. A first pass finds
+    them, and they become one group together with those that ``near_duplicates.csv`` lists.
+    """
     path = raw / "Dataset_BUSI.zip"
     try:
         with zipfile.ZipFile(path) as archive:
             members = {PurePosixPath(member).name: member for member in archive.namelist()}
-            images = [match for match in map(IMAGE.fullmatch, members) if match]
-            for match in sorted(images, key=lambda match: _natural(match["name"])):
-                name = match["name"]
-                lesion = match["kind"] != "normal"
+            matches = [match for match in map(IMAGE.fullmatch, members) if match]
+            matches.sort(key=lambda match: _natural(match["name"]))
+
+            def image(match: re.Match[str]) -> np.ndarray:
+                member = members[match[0]]
+                return decode_image(archive.read(member), name=f"{path}: {member}")
+
+            groups = _groups([match["name"] for match in matches], map(image, matches), raw / "near_duplicates.csv")
+            for match, group in zip(matches, groups, strict=True):
+                name, lesion = match["name"], match["kind"] != "normal"
                 yield Sample(
                     sample_id=name,
-                    image=decode_image(archive.read(members[match[0]]), name=f"{path}: {members[match[0]]}"),
+                    image=image(match),
                     labels=[float(lesion)],
-                    group=groups.get(name, name),
+                    group=group,
                     regions=_lesion(archive, members, name, path=path) if lesion else (),
                 )
     except (zipfile.BadZipFile, zlib.error, EOFError) as error:
@@ -71,7 +81,20 @@ def _lesion(archive: zipfile.ZipFile, members: dict[str, str], name: str, *, pat
     return [Region("lesion", mask=union)] if union.any() else []
 
 
+def _groups(names: list[str], images: Iterable[np.ndarray], listed: Path) -> list[str]:
+    """Name the group of every image: itself, with all that is nearly identical to it."""
+    thumbs = np.concatenate(
+        [thumbnails(image[None, :, :, None], np.arange(1)) for image in images] or [np.empty((0, 16, 16))]
+    )
+    everyone = np.arange(len(names))
+    # More lenient than an audit: of these images even the least alike pairs, looked at, show the same scene.
+    pairs = near_pairs(perceptual_hash(thumbs), thumbs, everyone, everyone, hamming=10, correlation=0.95)
+    known = _near_duplicates(listed)
+    return join_groups(names, [known.get(name, name) for name in names], pairs)
+
+
 def _near_duplicates(path: Path) -> dict[str, str]:
+    """Map the images of a table (image, group) to their groups."""
     if not path.is_file():
         return {}
     with path.open(newline="", encoding="utf-8") as stream:

@@ -1,0 +1,235 @@
+"""Who plays which role: test, labelled, validation or unlabelled, drawn by whole groups.
+
+Roles are dealt, not thrown: groups are taken one at a time, each time one that keeps every finding's share in its
+role close to the share in all. A budget is a prefix of that one order, so that smaller budgets lie within larger ones,
+in both of their roles.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from jointdiff.data.source import DataError
+from jointdiff.data.store import Store
+from jointdiff.seeding import rng
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+class BudgetError(DataError):
+    """A label budget that the data set cannot give, with what it can."""
+
+
+def draw_split(store: Store, *, budget: str, seed: int, validation: float, test: float) -> pd.DataFrame:
+    """Draw the roles of one (data set, budget, seed): a table with the columns sample_id and role.
+
+    Args:
+        store: the prepared data set.
+        budget: "200" (images), "25-per-class" (of each of K classes), "0.1" (of the training images) or "all".
+            It counts validation too, and is met exactly: what is left of a group that the budget cuts has no role.
+        seed: decides everything that is drawn; the test images are the same for every budget.
+        validation: share of the budget's images kept for choices, in (0, 1).
+        test: share of the images held out where the publisher has no test split, in (0, 1).
+
+    Raises:
+        BudgetError: the data set has fewer images than the budget, or the budget is too small to validate on.
+    """
+    import pandas as pd
+
+    roles = draw_roles(
+        store.labels,
+        groups=store.groups,
+        published=store.published_splits,
+        kind=store.info.labels.kind,
+        names=store.info.labels.names,
+        dataset=store.info.name,
+        budget=budget,
+        seed=seed,
+        validation=validation,
+        test=test,
+    )
+    kept = roles != ""
+    return pd.DataFrame({"sample_id": store.sample_ids[kept], "role": roles[kept]})
+
+
+def draw_roles(
+    labels: np.ndarray,
+    *,
+    groups: np.ndarray,
+    published: np.ndarray,
+    kind: str,
+    names: tuple[str, ...],
+    dataset: str,
+    budget: str,
+    seed: int,
+    validation: float,
+    test: float,
+) -> np.ndarray:
+    """Return the role of each sample (N,), an empty string where it has none; see ``draw_split``.
+
+    Args:
+        labels: (N, K) in {0, 1}, NaN where unknown. Images without any known label are only ever unlabelled.
+        groups: (N,) names that no two roles share.
+        published: (N,) the publisher's split, where there is one.
+        kind: "one_of_k" or "multi_label".
+        names: the K findings or classes, for messages.
+        dataset: its name, for messages.
+        budget, seed, validation, test: as in ``draw_split``.
+    """
+    _, group = np.unique(groups, return_inverse=True)
+    roles = np.full(len(labels), "", dtype="<U10")
+    known = ~np.isnan(labels).all(axis=1)
+
+    held_out = published == "test"
+    if not held_out.any():
+        held_out = np.zeros(len(labels), dtype=bool)
+        for rows, chosen in _deal(labels, group, np.arange(len(labels)), share=test, seed=seed, purpose="test"):
+            held_out[rows] = chosen
+    roles[held_out & known] = "test"
+
+    # A training image of a group that the publisher also put into the test split would leak: it gets no role.
+    training = ~held_out & ~np.isin(group, group[held_out])
+    pool = np.flatnonzero(training & known)
+    roles[training] = "unlabelled"
+
+    counted = _budget(budget, pool=labels[pool], kind=kind, names=names, dataset=dataset, held_out=int(held_out.sum()))
+    if counted.per_class:
+        # Each class is an order of its own; a group belongs to the class of most of its images.
+        classes = _majority(labels, group, pool)
+        parts = [pool[classes == k] for k in range(len(names))]
+    else:
+        parts = [pool]
+    for index, part in enumerate(parts):
+        # The classes' turns to validate are staggered, so that the shares come out right over all of them.
+        phase = (index + 0.5) / len(parts) - 0.5
+        taken = 0
+        for rows, chosen in _deal(
+            labels, group, part, share=validation, seed=seed, purpose=f"labels-{index}", phase=phase
+        ):
+            used = rows[: counted.images - taken]
+            roles[used] = "validation" if chosen else "labelled"
+            taken += len(used)
+            if taken == counted.images:
+                break
+    # What the budget cuts off a group may not be unlabelled, or the group would play two roles.
+    labelled = np.isin(roles, ("labelled", "validation"))
+    roles[(roles == "unlabelled") & np.isin(group, group[labelled])] = ""
+    for role in ("labelled", "validation"):
+        if not (roles == role).any():
+            raise BudgetError(
+                f"{dataset}: the label budget {budget!r} leaves no image for the role {role} "
+                f"(validation share {validation}); ask for more labels"
+            )
+    return roles
+
+
+@dataclass(frozen=True)
+class _Budget:
+    images: int  # in all, or of each class
+    per_class: bool = False
+
+
+def _budget(
+    budget: str, *, pool: np.ndarray, kind: str, names: tuple[str, ...], dataset: str, held_out: int
+) -> _Budget:
+    """Turn a token into a number of images that the pool (N, K) can give."""
+    available = len(pool)
+    if budget == "all":
+        return _Budget(available)
+    if match := re.fullmatch(r"(\d+)-per-class", budget):
+        asked = int(match[1])
+        if kind != "one_of_k":
+            raise BudgetError(
+                f"{dataset}: the label budget {budget!r} needs one class per image, and here an image may have "
+                "several findings; ask for a count (200) or a fraction (0.1)"
+            )
+        for name, count in zip(names, (pool == 1).sum(axis=0).tolist(), strict=True):
+            if asked > count:
+                raise BudgetError(
+                    f"{dataset}: the label budget {budget!r} is larger than the class {name!r}, of which {count} "
+                    f"images can be labelled ({held_out} of the data set are the test); ask for at most "
+                    f"{min((pool == 1).sum(axis=0))}-per-class"
+                )
+        return _Budget(asked, per_class=True)
+    asked = int(budget) if re.fullmatch(r"\d+", budget) else max(1, round(float(budget) * available))
+    if asked > available:
+        raise BudgetError(
+            f"{dataset}: the label budget {budget!r} is larger than the data set, of which {available} images can be "
+            f"labelled ({held_out} are the test); ask for at most {available}, or for 'all'"
+        )
+    return _Budget(asked)
+
+
+def _majority(labels: np.ndarray, group: np.ndarray, pool: np.ndarray) -> np.ndarray:
+    """Return the most frequent class (len(pool),) of each image's group."""
+    counts = np.zeros((group.max() + 1, labels.shape[1]))
+    np.add.at(counts, group[pool], np.nan_to_num(labels[pool]))
+    return counts.argmax(axis=1)[group[pool]]
+
+
+def _deal(
+    labels: np.ndarray,
+    group: np.ndarray,
+    pool: np.ndarray,
+    *,
+    share: float,
+    seed: int,
+    purpose: str,
+    phase: float = 0.0,
+) -> Iterator[tuple[np.ndarray, bool]]:
+    """Deal the groups of ``pool`` into two hands, of which the second gets ``share`` of the images.
+
+    Yields the rows of one group after another and whether they go to the second hand. The order depends on neither
+    budget nor share of it that is used. The first group goes to the first hand, so that a finding with a single
+    positive can be learnt; after that each hand first takes a positive and a negative of every finding, as far as
+    there are any, and then whatever brings its counts closest to the pool's.
+    """
+    g = rng(seed, "split", purpose)
+    if not len(pool):
+        return
+    # Shuffle images, then gather those of a group; a group stands where its first image does.
+    rows = pool[g.permutation(len(pool))]
+    _, first, member = np.unique(group[rows], return_index=True, return_inverse=True)
+    rows = rows[np.argsort(first[member], kind="stable")]
+    starts = np.flatnonzero(np.diff(group[rows], prepend=-1))
+    sizes = np.diff(starts, append=len(rows))
+    known = np.concatenate([labels[rows] == 1, labels[rows] == 0], axis=1).astype(np.float64)
+    counts = np.add.reduceat(known, starts, axis=0)  # (groups, 2K): positives and negatives
+
+    # Groups with the same counts are interchangeable: choose among kinds, of which there are few.
+    kinds, kind_of = np.unique(np.column_stack([counts, sizes]), axis=0, return_inverse=True)
+    waiting = [np.flatnonzero(kind_of == k)[::-1].tolist() for k in range(len(kinds))]
+    gain, size = kinds[:, :-1], kinds[:, -1]
+    target = counts.sum(axis=0) / sizes.sum()
+    weight = 1.0 / np.maximum(target * (1.0 - target), 1e-6)
+    open_kinds = np.ones(len(kinds), dtype=bool)
+    hands = np.zeros((2, gain.shape[1]))
+    dealt = np.zeros(2)
+    for turn in range(len(starts)):
+        # Half a typical group ahead, so that the share is met on average and not from below.
+        expected = sizes.mean()
+        second = turn > 0 and dealt[1] + expected / 2 <= share * (dealt.sum() + expected) + phase * expected
+        hand, total = hands[int(second)], dealt[int(second)]
+        missing = ((hand == 0) & (gain > 0)).sum(axis=1)
+        off = ((hand + gain - target * (total + size)[:, None]) ** 2 * weight).sum(axis=1)
+        off += 1e-9 * g.random(len(kinds))  # ties are broken by the seed
+        off[~open_kinds | (missing < missing[open_kinds].max())] = np.inf
+        choice = int(np.argmin(off))
+        picked = waiting[choice].pop()
+        open_kinds[choice] = bool(waiting[choice])
+        hands[int(second)] += gain[choice]
+        dealt[int(second)] += size[choice]
+        yield rows[starts[picked] : starts[picked] + sizes[picked]], bool(second)
+
+
+def audit_split(store: Store, split: pd.DataFrame) -> pd.DataFrame:
+    """Look for leaks between any two roles of a split; see ``jointdiff.data.audit.find_leaks``."""
+    from jointdiff.data.audit import find_leaks
+
+    return find_leaks(store, split)
