@@ -40,7 +40,7 @@ def near_pairs(
     b: np.ndarray,
     *,
     hamming: int = 4,
-    correlation: float = 0.985,
+    correlation: float = 0.995,
 ) -> np.ndarray:
     """Return the pairs (P, 2) of one index from ``a`` and one from ``b`` whose images are nearly identical.
 

@@ -70,7 +70,7 @@ def _write(source: Source, samples: Iterator[Sample], folder: Path, *, size: int
     with (
         tensor_writer(folder / "images.arrow", (size, size, source.channels)) as images,
         tensor_writer(folder / "masks.arrow", (size, size)) as masks,
-        Progress(f"prepare {source.name}", total=total or 0, unit="images") as progress,
+        Progress(f"prepare {source.name}", total=total, unit="images") as progress,
     ):
         for sample in samples:
             height, width, values = _check(source, sample, known)

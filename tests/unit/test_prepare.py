@@ -1,0 +1,380 @@
+"""Preparing: every sample checked, resized with its regions, and mapped back without a copy."""
+
+import io
+import json
+import types
+import zipfile
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from jointdiff.config import ConfigError
+from jointdiff.data.duplicates import join_groups, near_pairs, perceptual_hash, thumbnails
+from jointdiff.data.images import Fit, decode_image
+from jointdiff.data.prepare import prepare, prepare_source
+from jointdiff.data.source import DataError, Facts, File, LabelSpec, Region, Sample, Source
+from jointdiff.data.sources import busi, fashion_mnist
+from jointdiff.data.store import open_store, tensor_writer
+
+
+def module(samples, **changes):
+    facts = {
+        "name": "toy",
+        "title": "Toy",
+        "labels": LabelSpec("multi_label", ("a", "b")),
+        "channels": 1,
+        "licence": "none",
+        "cite": "none",
+        **changes,
+    }
+    return types.SimpleNamespace(SOURCE=Source(**facts), read=lambda raw, *, size, **options: iter(samples))
+
+
+def sample(name="one", **changes):
+    fields = {
+        "image": np.arange(48, dtype=np.uint8).reshape(6, 8),
+        "labels": [1, float("nan")],
+        "group": name,
+        **changes,
+    }
+    return Sample(sample_id=name, **fields)
+
+
+def prepared(samples, tmp_path, *, size=8, **changes):
+    prepare_source(module(samples, **changes), tmp_path, tmp_path / "store", size=size)
+    return open_store(tmp_path / "store")
+
+
+# What is written
+
+
+def test_store_gives_back_what_was_read(tmp_path):
+    mask = np.zeros((8, 8), dtype=bool)
+    mask[2:4, 5:7] = True
+    images = np.random.default_rng(0).integers(0, 256, (3, 8, 8), dtype=np.uint8)
+    store = prepared(
+        [
+            sample("x", image=images[0], group="g", split="train", regions=[Region("a", mask=mask)]),
+            sample("y", image=images[1], group="g", labels=[0, 1], regions=[Region("b", box=(1, 2, 4, 6))]),
+            sample("z", image=images[2], labels=[0, 0], split="test"),
+        ],
+        tmp_path,
+    )
+    assert np.array_equal(store.images[..., 0], images)
+    assert store.sample_ids.tolist() == ["x", "y", "z"]
+    assert store.groups.tolist() == ["g", "g", "z"]
+    assert store.published_splits.tolist() == ["train", "", "test"]
+    np.testing.assert_array_equal(store.labels, np.array([[1, np.nan], [0, 1], [0, 0]], dtype=np.float32))
+    assert np.array_equal(store.regions(0, "a"), mask)
+    assert store.boxes(0, "a") == [(5, 2, 7, 4)]
+    box = np.zeros((8, 8), dtype=bool)
+    box[2:6, 1:4] = True
+    assert np.array_equal(store.regions(1, "b"), box)
+    assert store.regions(2, "a") is None
+    assert store.has_region("a").tolist() == [True, False, False]
+    assert store.info.has_regions and store.info.samples == 3 and store.info.size == 8
+    assert json.loads((tmp_path / "store/dataset.json").read_text())["labels"]["names"] == ["a", "b"]
+    assert sorted(path.name for path in (tmp_path / "store").iterdir()) == [
+        "dataset.json",
+        "images.arrow",
+        "masks.arrow",
+        "regions.parquet",
+        "samples.parquet",
+    ]
+
+
+def test_images_are_one_memory_mapped_arrow_batch(tmp_path):
+    store = prepared([sample(f"{i}") for i in range(50)], tmp_path, size=64)
+    before = pa.total_allocated_bytes()
+    images = store.images
+    assert pa.total_allocated_bytes() == before  # mapped, not read
+    assert images.shape == (50, 64, 64, 1) and images.flags.c_contiguous
+    assert not images.flags.owndata and not images.flags.writeable
+    batch = pa.ipc.open_file(pa.memory_map(str(tmp_path / "store/images.arrow"))).read_all()
+    assert batch.column(0).num_chunks == 1
+    assert np.array_equal(batch.column(0).chunk(0).to_numpy_ndarray(), images)
+
+
+def test_a_set_without_regions_says_so(tmp_path):
+    store = prepared([sample()], tmp_path)
+    assert not store.info.has_regions
+    assert store.regions(0, "a") is None and not store.has_region("a").any()
+
+
+def test_digest_follows_content(tmp_path):
+    digests = set()
+    for name, changes in {
+        "a": {},
+        "b": {"labels": [0, 0]},
+        "c": {"group": "h"},
+        "d": {"regions": [Region("a", box=(0, 0, 1, 1))]},
+    }.items():
+        digests.add(prepared([sample(**changes)], tmp_path / name).info.digest)
+    assert len(digests) == 4
+    assert prepared([sample()], tmp_path / "again").info.digest in digests
+
+
+def test_failure_leaves_the_earlier_store(tmp_path):
+    store = prepared([sample()], tmp_path)
+
+    def read(raw, *, size):
+        yield sample("fine")
+        raise DataError("a file is damaged")
+
+    broken = types.SimpleNamespace(SOURCE=module([]).SOURCE, read=read)
+    with pytest.raises(DataError, match="damaged"):
+        prepare_source(broken, tmp_path, tmp_path / "store", size=8)
+    assert open_store(tmp_path / "store").info == store.info
+    assert [path.name for path in tmp_path.iterdir()] == ["store"]
+
+
+def test_a_half_written_tensor_leaves_nothing(tmp_path):
+    with pytest.raises(RuntimeError), tensor_writer(tmp_path / "x.arrow", (2, 2)) as writer:
+        writer.append(np.zeros((2, 2), dtype=np.uint8))
+        raise RuntimeError
+    assert not list(tmp_path.iterdir())
+
+
+# How it is resized
+
+
+def test_resizing_equals_pillow():
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 60), dtype=np.uint8)
+    expected = np.asarray(Image.fromarray(pixels).resize((30, 20), Image.Resampling.BICUBIC))
+    padded = Fit(40, 60, 30, "pad").image(pixels)[:, :, 0]
+    assert np.array_equal(padded[5:25], expected)
+    assert not padded[:5].any() and not padded[25:].any()
+    expected = np.asarray(Image.fromarray(pixels).resize((45, 30), Image.Resampling.BICUBIC))
+    assert np.array_equal(Fit(40, 60, 30, "centre_crop").image(pixels)[:, :, 0], expected[:, 8:38])
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    height=st.integers(4, 80),
+    width=st.integers(4, 80),
+    size=st.integers(4, 64),
+    how=st.sampled_from(["pad", "centre_crop"]),
+    data=st.data(),
+)
+def test_image_mask_and_box_move_together(height, width, size, how, data):
+    x0, y0 = data.draw(st.integers(0, width - 1)), data.draw(st.integers(0, height - 1))
+    x1, y1 = data.draw(st.integers(x0 + 1, width)), data.draw(st.integers(y0 + 1, height))
+    mask = np.zeros((height, width), dtype=bool)
+    mask[y0:y1, x0:x1] = True
+    fit = Fit(height, width, size, how)
+    image, moved, box = fit.image(mask.astype(np.uint8) * 255), fit.mask(mask), fit.box((x0, y0, x1, y1))
+    assert image.shape == (size, size, 1) and moved.shape == (size, size)
+    if how == "pad":
+        assert box is not None and moved.any()
+    if moved.any():
+        assert np.array_equal(moved, image[:, :, 0] >= 128) or not (image >= 128).any()
+    if box is not None and (image >= 128).any():
+        rows, columns = np.nonzero(moved)
+        # A pixel of rounding, and the filter's support where the image is enlarged.
+        slack = 1.5 + 0.5 * size / min(height, width)
+        assert columns.min() >= box[0] - slack and columns.max() + 1 <= box[2] + slack
+        assert rows.min() >= box[1] - slack and rows.max() + 1 <= box[3] + slack
+
+
+def test_a_tiny_lesion_keeps_a_pixel():
+    mask = np.zeros((300, 300), dtype=bool)
+    mask[100:103, 200:203] = True
+    assert Fit(300, 300, 32, "pad").mask(mask).sum() >= 1
+
+
+def test_fashion_mnist_pixels_survive_at_32(tmp_path):
+    import gzip
+
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 28, 28), dtype=np.uint8)
+    for prefix in ("train", "t10k"):
+        header = b"\0\0\x08\x03" + np.array([5, 28, 28], dtype=">u4").tobytes()
+        (tmp_path / f"{prefix}-images-idx3-ubyte.gz").write_bytes(gzip.compress(header + pixels.tobytes()))
+        header = b"\0\0\x08\x01" + np.array([5], dtype=">u4").tobytes()
+        (tmp_path / f"{prefix}-labels-idx1-ubyte.gz").write_bytes(gzip.compress(header + bytes(range(5))))
+    samples = list(fashion_mnist.read(tmp_path, size=32))
+    assert len(samples) == 10 and [s.split for s in samples] == ["train"] * 5 + ["test"] * 5
+    assert np.array_equal(samples[3].image[2:30, 2:30], pixels[3])
+    assert samples[3].labels == np.eye(10)[3].tolist()
+    assert next(fashion_mnist.read(tmp_path, size=64)).image.shape == (28, 28)
+    (tmp_path / "train-labels-idx1-ubyte.gz").write_bytes(gzip.compress(header + bytes(range(4))))
+    with pytest.raises(DataError, match=r"train-labels.* is no whole IDX file"):
+        list(fashion_mnist.read(tmp_path, size=32))
+    (tmp_path / "train-images-idx3-ubyte.gz").write_bytes(b"\x1f\x8b not gzip")
+    with pytest.raises(DataError, match=r"train-images.* is damaged"):
+        list(fashion_mnist.read(tmp_path, size=32))
+
+
+# BUSI from a small archive of its layout
+
+
+def png(pixels):
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, format="PNG")
+    return stream.getvalue()
+
+
+def busi_archive(folder, **changes):
+    g = np.random.default_rng(0)
+
+    def scene():
+        coarse = g.integers(0, 256, (6, 8), dtype=np.uint8)
+        return np.asarray(Image.fromarray(coarse).resize((40, 30), Image.Resampling.BICUBIC))
+
+    first, second, third = scene(), scene(), scene()
+    left, right = np.zeros((30, 40), dtype=bool), np.zeros((30, 40), dtype=bool)
+    left[5:10, 5:10] = right[15:20, 25:30] = True
+    files = {
+        "benign/benign (1).png": png(first),
+        "benign/benign (1)_mask.png": png(left),
+        "benign/benign (1)_mask_1.png": png(right),
+        "malignant/malignant (1).png": png(second),
+        "malignant/malignant (1)_mask.png": png(left),
+        "normal/normal (1).png": png(np.clip(first.astype(int) + 6, 0, 255).astype(np.uint8)),
+        "normal/normal (1)_mask.png": png(np.zeros((30, 40), dtype=bool)),
+        "normal/normal (2).png": png(np.stack([third] * 3, axis=2)),
+        "normal/normal (2)_mask.png": png(np.zeros((30, 40), dtype=bool)),
+        **changes,
+    }
+    with zipfile.ZipFile(folder / "Dataset_BUSI.zip", "w") as archive:
+        for name, content in files.items():
+            if content is not None:
+                archive.writestr(f"Dataset_BUSI_with_GT/{name}", content)
+    return left | right
+
+
+def test_busi_merges_masks_and_joins_near_duplicates(tmp_path):
+    union = busi_archive(tmp_path)
+    (tmp_path / "near_duplicates.csv").write_text("image,group\nmalignant (1),7\nnormal (2),7\n")
+    samples = {s.sample_id: s for s in busi.read(tmp_path, size=32)}
+    assert list(samples) == ["benign (1)", "malignant (1)", "normal (1)", "normal (2)"]
+    assert np.array_equal(samples["benign (1)"].regions[0].mask, union)
+    assert samples["normal (1)"].labels == [0.0] and not samples["normal (1)"].regions
+    assert samples["malignant (1)"].labels == [1.0]
+    # One pair is listed, the other is found: the same picture, a little brighter.
+    assert samples["malignant (1)"].group == samples["normal (2)"].group
+    assert samples["benign (1)"].group == samples["normal (1)"].group
+    assert len({s.group for s in samples.values()}) == 2
+
+
+def reading_busi(tmp_path):
+    source = types.SimpleNamespace(SOURCE=busi.SOURCE, read=busi.read)
+    prepare_source(source, tmp_path, tmp_path / "store", size=16)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"benign/benign (1).png": b"no picture"}, r"benign \(1\)\.png does not decode.*download it again"),
+        ({"benign/benign (1)_mask.png": png(np.ones((9, 9), dtype=bool))}, r"masks of benign \(1\) differ in size"),
+        (
+            {"malignant/malignant (1)_mask.png": png(np.ones((9, 8), dtype=bool))},
+            r"'malignant \(1\)': the mask of 'lesion' is 8 x 9 pixels, its image 40 x 30",
+        ),
+        ({"malignant/malignant (1)_mask.png": None}, r"malignant \(1\) has no mask"),
+        ({}, "4 samples were read where 780 are published"),
+    ],
+)
+def test_busi_names_what_is_wrong(tmp_path, changes, message):
+    busi_archive(tmp_path, **changes)
+    with pytest.raises(DataError, match=message):
+        reading_busi(tmp_path)
+    assert not (tmp_path / "store").exists()
+
+
+def test_truncated_image_and_archive(tmp_path):
+    whole = png(np.random.default_rng(0).integers(0, 256, (64, 64), dtype=np.uint8))
+    with pytest.raises(DataError, match=r"x\.png does not decode"):
+        decode_image(whole[: len(whole) // 2], name="x.png")
+    busi_archive(tmp_path)
+    path = tmp_path / "Dataset_BUSI.zip"
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(DataError, match=r"Dataset_BUSI.zip is damaged"):
+        reading_busi(tmp_path)
+
+
+# Near-duplicates
+
+
+def test_near_duplicates_are_found_among_others():
+    g = np.random.default_rng(3)
+    scenes = [
+        np.asarray(Image.fromarray(g.integers(0, 256, (7, 7), dtype=np.uint8)).resize((40, 40))) for _ in range(30)
+    ]
+    images = np.stack(scenes)[..., None]
+    images[29] = np.clip(images[4].astype(int) * 0.9 + 3, 0, 255).astype(np.uint8)
+    thumbs = thumbnails(images, np.arange(30))
+    np.testing.assert_allclose(thumbs.mean(axis=(1, 2)), images.mean(axis=(1, 2, 3)), rtol=1e-4)
+    pairs = near_pairs(perceptual_hash(thumbs), thumbs, np.arange(15), np.arange(15, 30))
+    assert pairs.tolist() == [[4, 29]]
+
+
+def test_groups_join_across_ties():
+    assert join_groups(list("abcdef"), ["1", "2", "2", "3", "4", "5"], np.array([[0, 2], [4, 5], [4, 4]])) == list(
+        "aaadee"
+    )
+
+
+# Bad input, each one message
+
+
+@pytest.mark.parametrize(
+    ("samples", "message"),
+    [
+        ([], "toy: no samples were read"),
+        ([sample(), sample()], "'one': two samples have this id"),
+        ([sample(group="")], "it has no group"),
+        ([sample(image=np.zeros((4, 4), dtype=np.float32))], r"the image is float32 \(4, 4\) instead of uint8"),
+        ([sample(image=np.zeros((4, 4, 3), dtype=np.uint8))], "the image has 3 channels instead of 1"),
+        ([sample(labels=[1])], r"labels of shape \(1,\) instead of 2 \(a, b\)"),
+        ([sample(labels=[1, 2])], "not all 0, 1 or NaN"),
+        ([sample(split="dev")], "its split 'dev' is none of"),
+        ([sample(regions=[Region("c", box=(0, 0, 1, 1))])], "finding 'c', which is none of a, b"),
+        ([sample(regions=[Region("a")])], "neither mask nor box"),
+        ([sample(regions=[Region("a", mask=np.ones((8, 6), dtype=bool))])], "is 6 x 8 pixels, its image 8 x 6"),
+        ([sample(regions=[Region("a", mask=np.zeros((6, 8), dtype=bool))])], "is empty or not bool"),
+        ([sample(regions=[Region("a", box=(0, 0, 9, 6))])], "is not inside its image of 8 x 6 pixels"),
+        ([sample(regions=[Region("a", box=(3, 0, 3, 6))])], "is not inside its image"),
+        ([sample(regions=[Region("a", box=(0, 0, float("nan"), 6))])], "is not inside its image"),
+    ],
+)
+def test_bad_samples_are_named(tmp_path, samples, message):
+    with pytest.raises(DataError, match=message):
+        prepared(samples, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_one_of_k_must_be_one_hot(tmp_path):
+    with pytest.raises(DataError, match="not one-hot"):
+        prepared([sample(labels=[1, 1])], tmp_path, labels=LabelSpec("one_of_k", ("a", "b")))
+
+
+def test_published_numbers_are_asserted(tmp_path):
+    with pytest.raises(DataError, match="1 positives of a were read where 2 are published"):
+        prepared([sample()], tmp_path, facts=Facts(samples=1, positives={"a": 2}))
+
+
+def test_absent_file_names_the_remedy(tmp_path):
+    with pytest.raises(DataError, match=r"images.zip is absent; download it, or name a mirror"):
+        prepared([], tmp_path, files=(File("images.zip"), File("more.csv", optional=True)))
+
+
+def test_options_are_closed(tmp_path):
+    with pytest.raises(ConfigError, match=r"datasets.phantom.options.patient is no option.*did you mean 'patients'"):
+        prepare("phantom", tmp_path, tmp_path / "out", size=8, options={"patient": 3})
+    with pytest.raises(ConfigError, match=r"patients: 'many' is no int; the default is 600"):
+        prepare("phantom", tmp_path, tmp_path / "out", size=8, options={"patients": "many"})
+    with pytest.raises(ConfigError, match="has no options"):
+        prepare("busi", tmp_path, tmp_path / "out", size=8, options={"x": 1})
+
+
+def test_no_store_and_damaged_store(tmp_path):
+    with pytest.raises(DataError, match="is no prepared data set"):
+        open_store(tmp_path)
+    store = prepared([sample()], tmp_path)
+    (tmp_path / "store/images.arrow").write_bytes(b"ARROW1 not really")
+    with pytest.raises(DataError, match="is no Arrow file"):
+        _ = store.images
