@@ -1,0 +1,204 @@
+"""One document of all tables and figures with a page of protocol, compiled by pdflatex where there is one."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from jointdiff.evaluate.scores import Row, parse_protocol, read_rows
+from jointdiff.files import atomic_path
+from jointdiff.report.layout import PREAMBLE
+from jointdiff.report.statistics import Scores
+from jointdiff.report.wording import budget_name, dataset_name, method_name, tex
+
+SECONDS = 120  # that one run of pdflatex may take
+
+SECTIONS = (
+    ("Which classifier with few labels?", ("classification",), ("auroc", "loss")),
+    ("Does it show the right place?", ("localisation",), ("change",)),
+    ("Are its images useful?", ("joint",), ()),
+    ("Can its probabilities be trusted?", (), ("reliability",)),
+    ("What does it cost?", ("cost",), ()),
+)
+CAPTIONS = {
+    "auroc": "Macro AUROC against the label budget; bars are bootstrap intervals over groups, averaged over seeds.",
+    "loss": "Training loss (each method its own, so only shapes compare) and macro AUROC on validation images at the "
+    "largest budget; thin lines are further seeds, dashed lines use all labels.",
+    "change": "Mean absolute change inside and outside the marked region when a finding is removed, plain and with the "
+    "unguided control subtracted; bars are bootstrap intervals, averaged over seeds.",
+    "reliability": "How often what is predicted with a probability is so, pooled over seeds and findings; on the "
+    "diagonal a method is calibrated. ECE: expected calibration error.",
+}
+
+
+class TexMissingError(RuntimeError):
+    """There is no pdflatex, or it lacks a package."""
+
+
+class TexError(ValueError):
+    """LaTeX refused a document."""
+
+
+def compile_paper(
+    tables: Path | str,
+    figures: Path | str,
+    out: Path | str,
+    *,
+    scores: Path | str,
+    title: str,
+    grids: Mapping[str, Path] | None = None,
+    strips: Mapping[str, Path] | None = None,
+) -> None:
+    """Write ``out`` (paper.pdf) and its source beside it (paper.tex) from the folders of tables and figures.
+
+    ``grids`` and ``strips`` are pictures by caption. The source uses paths relative to its own folder where it can.
+
+    Raises:
+        TexMissingError: pdflatex or one of its packages is missing; the source is written all the same.
+        TexError: LaTeX refused the source; quotes its line.
+    """
+    out = Path(out)
+    source = write_source(
+        out.with_suffix(".tex"),
+        Path(tables),
+        Path(figures),
+        rows=read_rows(scores),
+        title=title,
+        pictures={**(grids or {}), **(strips or {})},
+    )
+    compile_tex(source, out)
+
+
+def write_source(
+    path: Path, tables: Path, figures: Path, *, rows: Sequence[Row], title: str, pictures: Mapping[str, Path]
+) -> Path:
+    """Write the document's LaTeX source to ``path`` and return it."""
+    near = path.parent
+    # Neither the time nor the folder of the run becomes part of the PDF.
+    same = r"\ifdefined\pdftrailerid\pdftrailerid{}\pdfsuppressptexinfo=-1 \fi"
+    lines = [r"\documentclass[a4paper]{article}", r"\usepackage[margin=2.2cm]{geometry}", PREAMBLE.rstrip(), same]
+    lines += [r"\renewcommand{\textfraction}{0.05}", r"\renewcommand{\topfraction}{0.95}"]
+    lines += [r"\renewcommand{\floatpagefraction}{0.7}", rf"\title{{{tex(title)}}}", r"\date{}", r"\begin{document}"]
+    lines += [r"\maketitle", *_protocol(Scores(rows))]
+    for heading, of_tables, of_figures in SECTIONS:
+        lines += [r"\clearpage", rf"\section{{{tex(heading)}}}"]
+        lines += [rf"\input{{{_relative(tables / f'{name}.tex', near)}}}" for name in of_tables]
+        lines += [_picture(figures / f"{name}.pdf", CAPTIONS[name], near, name) for name in of_figures]
+    if pictures:
+        lines += [r"\clearpage", r"\section{Pictures}"]
+        lines += [_picture(picture, caption, near) for caption, picture in pictures.items()]
+    lines += [r"\end{document}", ""]
+    with atomic_path(path) as aside:
+        aside.write_text("\n".join(lines), encoding="utf-8")
+    return path
+
+
+def _picture(path: Path, caption: str, near: Path, label: str = "") -> str:
+    name = rf"\label{{fig:{label}}}" if label else ""
+    return (
+        "\\begin{figure}[htbp]\n\\centering\n"
+        # Never enlarged: a small figure keeps its size of letters.
+        f"\\sbox0{{\\includegraphics{{{_relative(path, near)}}}}}%\n"
+        "\\ifdim\\wd0>\\linewidth\\resizebox{\\linewidth}{!}{\\usebox0}\\else\\usebox0\\fi\n"
+        f"\\caption{{{tex(caption)}}}{name}\n\\end{{figure}}"
+    )
+
+
+def _relative(path: Path, near: Path) -> str:
+    return Path(os.path.relpath(path.resolve(), near.resolve())).as_posix()
+
+
+def _protocol(rows: Scores) -> list[str]:
+    """Write what was compared, on what, and what else changes the numbers, as far as the rows say it."""
+    lines = [r"\section{Protocol}", "Every number is computed from the score rows and from nothing else."]
+    lines += [r"\subsection*{Data and budgets}", r"\begin{description}"]
+    for dataset in rows.distinct("dataset"):
+        own = [row for row in rows.rows if row["dataset"] == dataset]
+        budgets = ", ".join(budget_name(labels) for labels in rows.distinct("labels", dataset=dataset))
+        seeds = ", ".join(map(str, sorted({row["seed"] for row in own})))
+        tested = sorted({row["n"] for row in own if row["metric"] == "auroc" and row["finding"] == "macro"})
+        facts = next((parse_protocol(row["protocol"]) for row in own if row["metric"] == "auroc"), {})
+        text = f"{budgets}; seeds {seeds}; test images {_range(tested)} in {facts.get('groups', '?')} groups"
+        size = f"; {facts['size']} px" if "size" in facts else ""
+        lines.append(rf"\item[{tex(dataset_name(dataset))}] {tex(text + size)}.")
+    lines += [r"\end{description}", r"\subsection*{What changes the values}", r"\begin{description}"]
+    for what, metric in (
+        ("Classification", "sensitivity"),
+        ("Generation", "frechet_distance"),
+        ("FID", "fid"),
+        ("Counterfactuals", "change_inside"),
+        ("Cost", "train_seconds"),
+    ):
+        found = [parse_protocol(row["protocol"]) for row in rows.rows if row["metric"] == metric]
+        constant = _shared(found)
+        if constant:
+            lines.append(rf"\item[{what}] {tex('; '.join(f'{k} = {v}' for k, v in constant.items()))}.")
+    lines += [r"\end{description}", r"\subsection*{Methods}", r"\begin{description}"]
+    for method in rows.distinct("method"):
+        versions = ", ".join(rows.distinct("code_version", method=method))
+        lines.append(rf"\item[{tex(method_name(method))}] variant \texttt{{{tex(method)}}}, code {tex(versions)}.")
+    return [*lines, r"\end{description}"]
+
+
+def _range(numbers: Sequence[int]) -> str:
+    return "?" if not numbers else str(numbers[0]) if len(numbers) == 1 else f"{numbers[0]}–{numbers[-1]}"
+
+
+def _shared(facts: Sequence[Mapping[str, str]]) -> dict[str, str]:
+    """Return the facts on which all rows agree, but for the map, which every table names."""
+    first = facts[0] if facts else {}
+    return {k: v for k, v in first.items() if k not in ("map", "groups") and all(f.get(k) == v for f in facts)}
+
+
+def compile_tex(source: Path | str, out: Path | str, *, runs: int = 2) -> None:
+    """Compile a LaTeX file to a PDF in a temporary folder; shell escape is off and the dates are fixed.
+
+    Raises:
+        TexMissingError: pdflatex or a package is missing, with the remedy.
+        TexError: LaTeX stopped; quotes its message and the line.
+    """
+    source, program = Path(source).resolve(), shutil.which("pdflatex")
+    if program is None:
+        raise TexMissingError(
+            f"pdflatex was not found, so {source.name} is not compiled: install TeX Live (packages texlive-latex-extra "
+            "and texlive-science), or do without the PDF; the tables are complete as .tex, .csv, .md and .html"
+        )
+    with tempfile.TemporaryDirectory() as folder:
+        command = [program, "-no-shell-escape", "-interaction=nonstopmode", "-halt-on-error", "-file-line-error"]
+        # Relative inputs are found from the source's folder, where LaTeX runs and writes nothing.
+        command += [f"-output-directory={folder}", source.name]
+        fixed = {"SOURCE_DATE_EPOCH": "0", "FORCE_SOURCE_DATE": "1", "max_print_line": "1000"}
+        for _ in range(runs):
+            done = subprocess.run(
+                command,
+                cwd=source.parent,
+                env={**os.environ, **fixed},
+                capture_output=True,
+                text=True,
+                errors="replace",
+                timeout=SECONDS,
+                stdin=subprocess.DEVNULL,
+            )
+            if done.returncode:
+                raise _tex_error(source, done.stdout)
+        with atomic_path(out) as aside:
+            shutil.copyfile(Path(folder) / f"{source.stem}.pdf", aside)
+
+
+def _tex_error(source: Path, log: str) -> Exception:
+    lines = log.splitlines()
+    if missing := re.search(r"File [`']([^']+\.(?:sty|cls))' not found", log):
+        return TexMissingError(
+            f"{source.name}: LaTeX lacks {missing[1]}; install texlive-latex-extra and texlive-science (or your "
+            "distribution's packages that hold it)"
+        )
+    at = next((i for i, line in enumerate(lines) if line.startswith("!") or re.match(r"\S+:\d+: ", line)), None)
+    if at is None:
+        return TexError(f"{source}: pdflatex failed without a message; its last line is {lines[-1:]}")
+    where = next((line for line in lines[at:] if re.match(r"l\.\d+", line)), "")
+    return TexError(f"{source}: LaTeX stopped at {' '.join([lines[at], where]).strip()}")

@@ -1,0 +1,429 @@
+"""Which tables there are: each built from score rows, with published numbers where they can be compared."""
+
+from __future__ import annotations
+
+import csv
+import math
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from jointdiff.evaluate.scores import MACRO, read_rows
+from jointdiff.report.layout import WRITERS, Cell, Column, Line, Section, Table, rank
+from jointdiff.report.statistics import Comparison, Scores, Summary, compare_with_best, enough_draws, read_cells
+from jointdiff.report.wording import CONTROLS, budget_name, dataset_name, map_name, method_name, sentence
+
+TABLES = ("classification", "joint", "localisation", "cost")
+FORMATS = ("tex", "csv", "md", "html")
+MAX_COLUMNS = 6  # of numbers with their deviation, side by side
+MAX_LINES = 34  # of one table on a page
+CONTROL_MAPS = ("random_map", "centre_prior")
+_MAPS_CAPTION = (
+    "mean over seeds, in brackets their standard deviation in units of the last digit. Mean change is in percent of "
+    "the pixel range; the pointing floor is the score of a map without knowledge; IoU keeps as many pixels as the "
+    "region has; flips are the shares of images in which the finding was seen before the edit and is not seen after "
+    "it, by the model itself and by an independent judge. Methods trained on all labels only stand beside every "
+    "budget. Best in bold, second underlined, control maps apart."
+)
+
+
+def draw_tables(
+    scores: Path | str,
+    predictions: Iterable[Path | str],
+    out: Path | str,
+    *,
+    published: Path | str | None = None,
+    methods: Sequence[str] = (),
+    draws: int = 1000,
+    alpha: float = 0.05,
+) -> list[Path]:
+    """Write tables 1, 2, 4 and 7 into the folder ``out``, each in every format, and return the files.
+
+    ``predictions`` are those of the cells, for the comparison of methods (each beside its run.json); ``published`` is
+    the file of published numbers; ``methods`` gives the order of lines.
+    """
+    rows = Scores(read_rows(scores))
+    cells = read_cells(predictions)
+    order = [*methods, *(m for m in rows.distinct("method") if m not in methods)]
+    reported = read_published(published) if published else []
+    tables = {
+        "classification": list(classification_tables(rows, order, cells, reported, draws=draws, alpha=alpha)),
+        "joint": list(joint_tables(rows, order)),
+        "localisation": list(localisation_tables(rows, order)),
+        "cost": list(cost_tables(rows, order)),
+    }
+    missing = {
+        "joint": "No method of this experiment draws images.",
+        "localisation": "No method of this experiment explains findings.",
+    }
+    written = []
+    for name in TABLES:
+        if not tables[name]:
+            tables[name] = [Table(name, missing.get(name, "No score rows."), "Method")]
+        for suffix in FORMATS:
+            written.append(Path(out) / f"{name}.{suffix}")
+            WRITERS[suffix](tables[name], written[-1])
+    return written
+
+
+def classification_tables(
+    rows: Scores, order: Sequence[str], cells: Mapping, reported: Sequence[Reported], *, draws: int, alpha: float
+) -> Iterator[Table]:
+    """Yield table 1 for each data set: classification by label budget, with what is not different from the best."""
+    metrics = ("auroc", "average_precision", "accuracy")
+    for dataset in rows.distinct("dataset"):
+        budgets = rows.budgets(dataset)
+        methods = _methods(rows, dataset, "auroc", order)
+        rivals = [m for m in methods if m not in CONTROLS]
+        draws = enough_draws(draws, methods=len(rivals), alpha=alpha)
+        compared = {
+            (labels, metric): compare_with_best(
+                cells.get((dataset, labels), {}), metric, methods=rivals, draws=draws, alpha=alpha
+            )
+            for labels in budgets
+            for metric in metrics
+        }
+        per_table = max(1, MAX_COLUMNS // len(budgets))
+        for start in range(0, len(metrics), per_table):
+            shown = metrics[start : start + per_table]
+            yield _classification_table(
+                rows, dataset, budgets, methods, shown, compared, reported, part=start, draws=draws, alpha=alpha
+            )
+
+
+def _classification_table(
+    rows: Scores,
+    dataset: str,
+    budgets: Sequence[str],
+    methods: Sequence[str],
+    metrics: Sequence[str],
+    compared: Mapping[tuple[str, str], Mapping[str, Comparison]],
+    reported: Sequence[Reported],
+    *,
+    part: int,
+    draws: int,
+    alpha: float,
+) -> Table:
+    macro = {"auroc": "Macro AUROC", "average_precision": "Macro average precision", "accuracy": "Accuracy"}
+    columns = tuple(
+        Column(budget_name(labels), metric, group=macro[metric]) for metric in metrics for labels in budgets
+    )
+    lines = []
+    for method in methods:
+        own = rows.distinct("labels", dataset=dataset, method=method)
+        cells: list[Cell] = []
+        for metric in metrics:
+            if own == ["all"] and budgets != ["all"]:  # its number belongs to no budget: one cell under all of them
+                cells.append(_cell(rows.summary(dataset, "all", method, metric), span=len(budgets)))
+                continue
+            for labels in budgets:
+                stand = compared[labels, metric].get(method)
+                tied = stand is not None and stand.method != stand.best and not stand.different
+                cells.append(_cell(rows.summary(dataset, labels, method, metric), tied=tied))
+        name = method_name(method) + (f" ({budget_name('all')})" if own == ["all"] and budgets != ["all"] else "")
+        lines.append(Line(name, tuple(cells), competes=method not in CONTROLS and own != ["all"]))
+    sections = [
+        rank(Section("", tuple(line for line in lines if line.competes)), columns),
+        Section("Controls", tuple(line for line in lines if not line.competes)),
+        Section("Reported elsewhere, not measured here", _reported_lines(rows, dataset, columns, budgets, reported)),
+    ]
+    seeds = rows.distinct_seeds(dataset)
+    return Table(
+        label=f"classification-{dataset}" + (f"-{part + 1}" if part else ""),
+        caption=(
+            f"Semi-supervised classification on {dataset_name(dataset)} by label budget: mean{_over(seeds)}. "
+            "Best in bold, second underlined; † marks what is not significantly different from the best "
+            f"(paired bootstrap over groups, {draws:,} draws, Holm-corrected, level {alpha:g}). "
+            "Controls compete with nobody."
+        ),
+        stub="Method",
+        columns=columns,
+        sections=tuple(section for section in sections if section.lines),
+    )
+
+
+def joint_tables(rows: Scores, order: Sequence[str]) -> Iterator[Table]:
+    """Yield table 2 for each data set: how well generators classify, beside how well they draw."""
+    for dataset in rows.distinct("dataset"):
+        methods = _methods(rows, dataset, "frechet_distance", order)
+        if not methods:
+            continue
+        sections = []
+        extractor = "a classifier"
+        for labels in rows.distinct("labels", dataset=dataset, metric="frechet_distance"):
+            lines = []
+            for method in methods:
+                distance = rows.summary(dataset, labels, method, "frechet_distance")
+                if not distance.facts and not distance.reason:
+                    continue
+                extractor = (distance.facts or {}).get("extractor", extractor)
+                shown = ("auroc", "accuracy", "guidance_auroc", "frechet_distance", "fid")
+                cells = tuple(_cell(rows.summary(dataset, labels, method, metric)) for metric in shown)
+                lines.append(Line(method_name(method), cells))
+            reference = rows.summary(dataset, labels, methods[0], "frechet_distance_real")
+            if not math.isnan(reference.mean):
+                empty = Cell()
+                lines.append(
+                    Line("Real training images", (empty, empty, empty, _cell(reference), empty), competes=False)
+                )
+            sections.append(Section(budget_name(labels) if len(methods) > 1 or lines else "", tuple(lines)))
+        distances = [line.cells[3].summary.mean for section in sections for line in section.lines]
+        columns = (
+            Column("Macro AUROC", "auroc", "Classification"),
+            Column("Accuracy", "accuracy", "Classification"),
+            Column("Match AUROC", "guidance_auroc", "Generation"),
+            Column(f"FD-{method_name(extractor).lower()}", "frechet_distance", "Generation", digits=_digits(distances)),
+            Column("FID", "fid", "Generation", digits=1),
+        )
+        yield Table(
+            label=f"joint-{dataset}",
+            caption=(
+                f"Joint models on {dataset_name(dataset)}: classification beside the quality of synthetic images, "
+                f"mean{_over(rows.distinct_seeds(dataset))}. Match AUROC: how well an independent classifier finds in "
+                "an image what was asked for. FD: Frechet distance to the real test images in the features of the "
+                f"{method_name(extractor).lower()} classifier; the line of real images is what as many real training "
+                "images reach. Smaller distances are better."
+            ),
+            stub="Method",
+            columns=columns,
+            sections=tuple(rank(section, columns) for section in sections),
+        )
+
+
+def localisation_tables(rows: Scores, order: Sequence[str]) -> Iterator[Table]:
+    """Yield table 4 for each data set and budget: do maps show the right place, finding by finding?"""
+    columns = (
+        Column("inside", "change_inside", "Mean change", unit="%", digits=1, ranked=False),
+        Column("outside", "change_outside", "Mean change", unit="%", digits=1, ranked=False),
+        Column("ratio", "change_ratio", "Mean change", digits=2),
+        Column("Pointing", "pointing"),
+        Column("AUROC", "pixel_auroc", "Pixels"),
+        Column("AP", "pixel_ap", "Pixels"),
+        Column("IoU", "iou"),
+        Column("own", "flip_rate", "Flips", digits=2),
+        Column("judge", "judge_flip_rate", "Flips", digits=2),
+    )
+    for dataset in rows.distinct("dataset"):
+        findings = rows.findings(dataset, "pointing")
+        if not findings:
+            continue
+        every = rows.distinct("labels", dataset=dataset, metric="pointing")
+        for budget in [labels for labels in every if labels != "all"] or every:
+            sections = []
+            for finding in findings:
+                lines = _map_lines(rows, dataset, {budget, "all"}, finding, columns, order)
+                floor = _floor(rows, dataset, {budget, "all"}, finding)
+                title = "All findings (macro)" if finding == MACRO else sentence(finding)
+                title += f"; pointing floor {floor:.3f}" if not math.isnan(floor) else ""
+                if lines:
+                    sections.append(rank(Section(title, tuple(lines)), columns))
+            for page, part in enumerate(_pages(sections)):
+                yield Table(
+                    label=f"localisation-{dataset}-{budget}" + (f"-{page + 1}" if page else ""),
+                    caption=(
+                        f"Localisation of findings on {dataset_name(dataset)}, {budget_name(budget)}"
+                        f"{', continued' if page else ''}: {_MAPS_CAPTION}"
+                    ),
+                    stub="Map",
+                    columns=columns,
+                    sections=tuple(part),
+                    compact=True,
+                )
+
+
+def _map_lines(
+    rows: Scores,
+    dataset: str,
+    budgets: set[str],
+    finding: str,
+    columns: Sequence[Column],
+    order: Sequence[str],
+) -> list[Line]:
+    lines: list[Line] = []
+    controls: dict[str, Line] = {}
+    for method in order:
+        for labels in sorted(budgets, key=lambda b: b == "all"):
+            for place in rows.places(dataset, labels, method, "pointing"):
+                summaries = [
+                    rows.summary(dataset, labels, method, column.metric, finding=finding, place=place)
+                    for column in columns
+                ]
+                if all(math.isnan(s.mean) and not s.reason for s in summaries):
+                    continue
+                cells = tuple(_cell(summary) for summary in summaries)
+                if place in CONTROL_MAPS:
+                    controls.setdefault(place, Line(map_name(place), cells, competes=False))
+                else:
+                    lines.append(Line(f"{method_name(method)}: {map_name(place)}", cells))
+    return lines + [controls[place] for place in CONTROL_MAPS if place in controls]
+
+
+def _floor(rows: Scores, dataset: str, budgets: set[str], finding: str) -> float:
+    for method in rows.distinct("method", dataset=dataset, metric="pointing_floor"):
+        for labels in sorted(budgets):
+            floor = rows.summary(dataset, labels, method, "pointing_floor", finding=finding, place="uniform").mean
+            if not math.isnan(floor):
+                return floor
+    return math.nan
+
+
+def _pages(sections: Sequence[Section]) -> list[list[Section]]:
+    """Cut sections into tables that fit a page."""
+    pages: list[list[Section]] = []
+    room = 0
+    for section in sections:
+        if not pages or room + len(section.lines) + 1 > MAX_LINES:
+            pages.append([])
+            room = 0
+        pages[-1].append(section)
+        room += len(section.lines) + 1
+    return pages
+
+
+def cost_tables(rows: Scores, order: Sequence[str]) -> Iterator[Table]:
+    """Yield table 7 for each data set: what each method costs, beside what it reaches."""
+    for dataset in rows.distinct("dataset"):
+        largest = rows.budgets(dataset)[-1]
+        lines: list[tuple[str, str, str, bool]] = []
+        for method in _methods(rows, dataset, "parameters", order):
+            labels = largest if largest in rows.distinct("labels", dataset=dataset, method=method) else "all"
+            extra = f" ({budget_name('all')})" if labels == "all" != largest else ""
+            lines.append((method, labels, method_name(method) + extra, method not in CONTROLS))
+        if not lines:
+            continue
+        plan = (
+            ("Parameters", "parameters", "M", 1e-6, ""),
+            ("Memory", "peak_memory_mib", "MiB", 1.0, ""),
+            ("Time", "train_seconds", "s", 1.0, "Training"),
+            ("Speed", "images_per_second", "images/s", 1.0, "Training"),
+            ("Prediction", "ms_per_prediction", "ms", 1.0, "Time per image"),
+            ("Sample", "ms_per_sample", "ms", 1.0, "Time per image"),
+            ("Edit", "ms_per_counterfactual", "ms", 1.0, "Time per image"),
+            ("Sample", "calls_per_sample", "", 1.0, "Network calls"),
+            ("Edit", "calls_per_counterfactual", "", 1.0, "Network calls"),
+            ("Macro AUROC", "auroc", "", 1.0, ""),
+        )
+        columns, found = [], []
+        for name, metric, unit, scale, group in plan:
+            summaries = [rows.summary(dataset, labels, method, metric) for method, labels, *_ in lines]
+            values = [scale * s.mean for s in summaries]
+            if all(math.isnan(value) for value in values):
+                continue
+            digits = 3 if metric == "auroc" else 0 if metric.startswith("calls") else _digits(values)
+            columns.append(Column(name, metric, group, unit, digits, scale))
+            found.append([replace(s, sd=math.nan, reason="") for s in summaries])
+        competing, controls = (
+            tuple(
+                Line(name, tuple(Cell(column[i]) for column in found), competes=competes)
+                for i, (_, _, name, competes) in enumerate(lines)
+                if competes == wanted
+            )
+            for wanted in (True, False)
+        )
+        used = (rows.summary(dataset, labels, method, "train_seconds") for method, labels, *_ in lines)
+        devices = dict.fromkeys(s.facts["device"] for s in used if s.facts and "device" in s.facts)
+        sections = [Section("", competing), Section("Controls", controls)]
+        yield Table(
+            label=f"cost-{dataset}",
+            caption=(
+                f"Cost on {dataset_name(dataset)} with {budget_name(largest)} where nothing else is said, mean over "
+                f"seeds, on {', '.join(devices) or 'an unknown device'}. Memory is the peak of the training process; "
+                "an edit is one counterfactual with its control."
+            ),
+            stub="Method",
+            columns=tuple(columns),
+            sections=tuple(section for section in sections if section.lines),
+        )
+
+
+def _methods(rows: Scores, dataset: str, metric: str, order: Sequence[str]) -> list[str]:
+    present = set(rows.distinct("method", dataset=dataset, metric=metric))
+    return [method for method in order if method in present]
+
+
+def _cell(summary: Summary, **more) -> Cell:
+    return Cell(summary, note=summary.reason, **more)
+
+
+def _over(seeds: int) -> str:
+    return f" ± standard deviation over {seeds} seeds" if seeds > 1 else " of one seed"
+
+
+def _digits(values: Sequence[float]) -> int:
+    """Choose digits after the point that show three figures of the median magnitude."""
+    sizes = sorted(abs(value) for value in values if not math.isnan(value) and value)
+    return max(0, min(3, 2 - math.floor(math.log10(sizes[len(sizes) // 2])))) if sizes else 1
+
+
+# --- Published numbers ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Reported:
+    """A published number, as its file says it."""
+
+    system: str
+    dataset: str
+    setting: str
+    metric: str
+    value: str
+    source: str
+
+
+def read_published(path: Path | str) -> list[Reported]:
+    """Read published numbers.
+
+    Raises:
+        ValueError: the file has other columns.
+    """
+    with Path(path).open(newline="", encoding="utf-8") as stream:
+        lines = list(csv.DictReader(stream))
+    wanted = set(Reported.__dataclass_fields__)
+    if lines and set(lines[0]) != wanted:
+        raise ValueError(f"{path}: columns must be {', '.join(Reported.__dataclass_fields__)}")
+    return [Reported(**line) for line in lines]
+
+
+def matching(reported: Reported, *, dataset: str, size: str, labels: str, metric: str) -> float:
+    """Return a published number in our unit where data set, image size, budget and metric are the same, else NaN.
+
+    A setting with any further word is another setting: nothing is shown beside what it cannot be compared with.
+    """
+    names = {_bare(dataset), _bare(f"{dataset}{size}px")}
+    ours = {"auroc": {"auroc": 0.01}, "accuracy": {"accuracy": 0.01, "error": -0.01}}.get(metric, {})
+    factor = ours.get(reported.metric.lower())
+    if _bare(reported.dataset) not in names or factor is None or _budget(reported.setting) != labels:
+        return math.nan
+    return float(reported.value) * factor + (1.0 if factor < 0 else 0.0)
+
+
+def _bare(name: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", name.lower())
+
+
+def _budget(setting: str) -> str:
+    if setting == "full labels":
+        return "all"
+    if found := re.fullmatch(r"(\d+) labels", setting):
+        return found[1]
+    found = re.fullmatch(r"([\d.]+) % labels", setting)
+    return f"{float(found[1]) / 100:g}" if found else ""
+
+
+def _reported_lines(
+    rows: Scores, dataset: str, columns: Sequence[Column], budgets: Sequence[str], reported: Sequence[Reported]
+) -> tuple[Line, ...]:
+    size = rows.image_size(dataset)
+    lines: dict[tuple[str, str], list[Cell]] = {}
+    for number in reported:
+        for c, column in enumerate(columns):
+            labels = budgets[c % len(budgets)]
+            value = matching(number, dataset=dataset, size=size, labels=labels, metric=column.metric)
+            if not math.isnan(value):
+                cells = lines.setdefault((number.system, number.source), [Cell()] * len(columns))
+                cells[c] = Cell(Summary(mean=value))
+    return tuple(
+        Line(system, tuple(cells), competes=False, note=f"reported by {source}")
+        for (system, source), cells in lines.items()
+    )

@@ -1,0 +1,121 @@
+"""How tokens of score rows are written for people. An unknown token is written as it is, so nothing need be added."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+
+CONTROLS = ("random", "class_prior", "fully_supervised")  # set apart: they say where floor and ceiling are
+
+_METHODS = {
+    "joint": "Joint diffusion",
+    "fixmatch": "FixMatch",
+    "flexmatch": "FlexMatch",
+    "freematch": "FreeMatch",
+    "softmatch": "SoftMatch",
+    "mixmatch": "MixMatch",
+    "mean_teacher": "Mean Teacher",
+    "pi_model": "Pi-model",
+    "vat": "VAT",
+    "uda": "UDA",
+    "random": "Random scores",
+}
+_DATASETS = {"fashion_mnist": "Fashion-MNIST", "busi": "BUSI", "phantom": "Phantom"}
+_MAPS = {
+    "counterfactual": "change",
+    "counterfactual_control": "change less control",
+    "grad_cam": "Grad-CAM",
+    "random_map": "Random map",
+    "centre_prior": "Centre prior",
+}
+_METRICS = {
+    "auroc": "AUROC",
+    "average_precision": "Average precision",
+    "f1": "F1",
+    "ece": "ECE",
+    "nll": "NLL",
+    "aurc": "AURC",
+    "fid": "FID",
+    "iou": "IoU",
+    "pixel_auroc": "Pixel AUROC",
+    "pixel_ap": "Pixel AP",
+}
+
+
+def sentence(token: str) -> str:
+    """Write a token as words with a capital: "enlarged_heart" becomes "Enlarged heart"."""
+    words = re.sub(r"[_\s]+", " ", token).strip()
+    return words[:1].upper() + words[1:]
+
+
+def method_name(token: str) -> str:
+    """Name a method variant; a variant such as "joint_noisy" keeps its method's name."""
+    base, _, rest = token.partition("_")
+    return _METHODS.get(token) or (
+        f"{_METHODS[base]}, {rest.replace('_', ' ')}" if base in _METHODS else sentence(token)
+    )
+
+
+def dataset_name(token: str) -> str:
+    """Name a data set."""
+    return _DATASETS.get(token, sentence(token))
+
+
+def map_name(token: str) -> str:
+    """Name a kind of map."""
+    return _MAPS.get(token, sentence(token))
+
+
+def metric_name(token: str) -> str:
+    """Name a metric."""
+    return _METRICS.get(token, sentence(token))
+
+
+def budget_name(token: str) -> str:
+    """Name a label budget: "50" becomes "50 labels", "0.1" becomes "10 % of labels"."""
+    if token == "all":
+        return "all labels"
+    if "." in token:
+        return f"{100 * float(token):g} % of labels"
+    return f"{token.removesuffix('-per-class')} per class" if token.endswith("-per-class") else f"{token} labels"
+
+
+_TEX = {
+    "\\": r"\textbackslash{}",
+    "{": r"\{",
+    "}": r"\}",
+    "$": r"\$",
+    "&": r"\&",
+    "#": r"\#",
+    "%": r"\%",
+    "_": r"\_",
+    "^": r"\textasciicircum{}",
+    "~": r"\textasciitilde{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    '"': r"\textquotedbl{}",
+    "±": r"\ensuremath{\pm}",
+    "×": r"\ensuremath{\times}",
+    "≥": r"\ensuremath{\geq}",
+    "≤": r"\ensuremath{\leq}",
+    "→": r"\ensuremath{\rightarrow}",
+    "↑": r"\ensuremath{\uparrow}",
+    "↓": r"\ensuremath{\downarrow}",
+    "†": r"\dag{}",
+    "–": "--",
+    "—": "---",
+}
+
+
+def tex(text: str) -> str:
+    """Escape text for LaTeX; what pdflatex's fonts lack becomes its plain letter or a question mark."""
+    return "".join(_TEX.get(letter) or _plain(letter) for letter in text)
+
+
+def _plain(letter: str) -> str:
+    if letter.isspace():
+        return " "
+    if letter.isprintable() and (ord(letter) < 0x80 or 0xC0 <= ord(letter) < 0x180):
+        return letter
+    return unicodedata.normalize("NFKD", letter).encode("ascii", "ignore").decode() if letter.isprintable() else ""

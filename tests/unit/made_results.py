@@ -1,0 +1,130 @@
+"""Small made-up results of an experiment, in the layout and by the functions of the real ones."""
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from jointdiff.evaluate.classification import score_predictions
+from jointdiff.evaluate.cost import score_cost
+from jointdiff.evaluate.scores import Identity, collect, format_protocol, score_row, write_rows
+from jointdiff.explain.localisation import score_explanations
+
+SKILL = {"joint": 1.6, "fixmatch": 1.55, "mean_teacher": 1.2, "supervised": 1.0, "fully_supervised": 2.6, "random": 0.0}
+NAMES = ("nodule", "large_heart", "effusion")
+
+
+def make_results(root: Path, *, dataset="phantom", budgets=("50", "200"), seeds=(0, 1), n=240, draws=60):
+    """Write cells and collect their scores; return (scores.parquet, predictions, metrics)."""
+    parts, predictions, metrics = [], [], []
+    for method, skill in SKILL.items():
+        for labels in ("all",) if method == "fully_supervised" else budgets:
+            for seed in seeds:
+                cell = root / dataset / f"labels-{labels}" / method / f"seed-{seed}"
+                cell.mkdir(parents=True)
+                run = write_run(cell, dataset, labels, method, seed)
+                gain = skill * (1.0 + 0.25 * budgets.index(labels) if labels in budgets else 1.2)
+                predictions.append(write_predictions(cell, gain, seed, n))
+                metrics.append(write_metrics(cell, skill))
+                rows = score_predictions(predictions[-1], run, bootstrap=draws)
+                generated, explanations = None, None
+                if method == "joint":
+                    generated = cell / "generated.npz"
+                    np.savez(generated, cost=json.dumps({"ms_per_sample": 41.7, "calls_per_sample": 25}))
+                    rows += generation_rows(run, 12.0 + seed)
+                if method in ("joint", "fully_supervised", "random"):
+                    explanations = write_explanations(cell, method, seed)
+                    rows += score_explanations(explanations, run, NAMES, bootstrap=draws)
+                rows += score_cost(run, predictions=predictions[-1], generated=generated, explanations=explanations)
+                parts.append(cell / "scores.parquet")
+                write_rows(rows, parts[-1])
+    collect(parts, root / "scores.parquet", root / "scores.csv")
+    return root / "scores.parquet", predictions, metrics
+
+
+def write_run(cell, dataset, labels, method, seed):
+    run = {
+        "spec": {"dataset": dataset, "labels": labels, "variant": method, "seed": seed, "size": 32},
+        "run_id": f"{method}-{labels}-{seed}",
+        "config_digest": f"{method}-{labels}-{seed}",
+        "code_version": "0123456789ab",
+        "cost": {
+            "train_seconds": 0.0 if method == "random" else 31.4 + 10 * (method == "joint") + seed,
+            "images_per_second": 0.0 if method == "random" else 1234.0,
+            "parameters": 0 if method == "random" else 612_345,
+            "peak_memory_mib": 731.2,
+            "device": "cpu: 2 cores",
+        },
+    }
+    (cell / "run.json").write_text(json.dumps(run))
+    return run
+
+
+def write_predictions(cell, skill, seed, n):
+    rng = np.random.default_rng(seed)
+    labels = (rng.random((n, 3)) < (0.3, 0.5, 0.4)).astype(np.float32)
+    noise = np.random.default_rng(int(100 * skill) + seed).normal(size=(n, 3))
+    scores = 1 / (1 + np.exp(-(skill * (2 * labels - 1) + noise)))
+    table = pa.table(
+        {
+            "sample_id": [f"{seed}-{i}" for i in range(n)],
+            "group": [f"{seed}-p{i // 3}" for i in range(n)],
+            "role": ["validation"] * (n // 4) + ["test"] * (n - n // 4),
+            **{f"score:{name}": scores[:, k].astype(np.float32) for k, name in enumerate(NAMES)},
+            **{f"label:{name}": labels[:, k] for k, name in enumerate(NAMES)},
+        }
+    )
+    cost = json.dumps({"ms_per_image": 0.52, "calls_per_image": 1})
+    pq.write_table(table.replace_schema_metadata({"cost": cost, "kind": "multi_label"}), cell / "predictions.parquet")
+    return cell / "predictions.parquet"
+
+
+def write_metrics(cell, skill):
+    lines = []
+    for step in range(0 if skill == 0 else 20, 0 if skill == 0 else 401, 20):
+        fall = math.exp(-step / 150)
+        lines.append({"step": step, "images": 32 * step, "split": "train", "loss": 0.2 + fall * (1 + skill)})
+        if step % 100 == 0:
+            auroc = 0.5 + 0.4 * (1 - fall) * min(1, 0.5 + skill / 3)
+            lines.append({"step": step, "images": 32 * step, "split": "validation", "auroc": auroc})
+    (cell / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return cell / "metrics.jsonl"
+
+
+def write_explanations(cell, method, seed, size=16, per_finding=8):
+    rng = np.random.default_rng(seed)
+    finding = np.repeat(np.arange(3), per_finding)
+    region = np.zeros((len(finding), size, size), bool)
+    for i, k in enumerate(finding):
+        side = (2, 5, 4)[k]
+        y, x = rng.integers(0, size - side, 2)
+        region[i, y : y + side, x : x + side] = True
+    noise = rng.random(region.shape)
+    arrays = {"sample": np.arange(len(finding)), "finding": finding, "region": region}
+    if method == "joint":
+        arrays["map:counterfactual"] = 0.05 * noise + 0.08 * region * rng.random(region.shape)
+        arrays["map:counterfactual_control"] = 0.02 * noise + 0.08 * region * rng.random(region.shape)
+        before = rng.random((len(finding), 3)) * 0.3 + 0.6
+        arrays |= {"before": before, "after": before * 0.4, "judge_before": before, "judge_after": before * 0.6}
+        arrays["cost"] = json.dumps({"ms_per_counterfactual": 301.0, "calls_per_counterfactual": 24})
+    elif method == "fully_supervised":
+        arrays["map:grad_cam"] = noise + 0.5 * region
+    else:
+        arrays |= {"map:random_map": noise, "map:centre_prior": np.broadcast_to(noise[:1], region.shape)}
+    np.savez(cell / "explanations.npz", protocol=json.dumps({"steps": 12, "guidance": 3.0}), **arrays)
+    return cell / "explanations.npz"
+
+
+def generation_rows(run, distance):
+    identity = Identity.from_run(run)
+    facts = {"extractor": "fully_supervised", "sampler": "ddim", "steps": 25, "n_real": 180, "n_generated": 128}
+    flag = "fewer images than the 256 features"
+    return [
+        score_row(identity, metric="frechet_distance", value=distance, protocol=format_protocol(**facts, flag=flag)),
+        score_row(identity, metric="frechet_distance_real", value=2.1, protocol=format_protocol(**facts)),
+        score_row(identity, metric="guidance_auroc", value=0.93, protocol=format_protocol(**facts)),
+        score_row(identity, metric="fid", value=math.nan, protocol=format_protocol(reason="weights absent: set x_y")),
+    ]

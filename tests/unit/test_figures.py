@@ -1,0 +1,68 @@
+"""The figures from made-up results: they exist, they are the same again, their colours are consistent."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from made_results import make_results
+
+from jointdiff.evaluate.scores import Identity, score_row, write_rows
+from jointdiff.report.figures import FIGURES, FORMATS, PALETTE, colours, draw_figures, read_curves, reliability
+from jointdiff.report.statistics import read_cells
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    root = tmp_path_factory.mktemp("results")
+    scores, predictions, metrics = make_results(root, n=120, draws=20)
+    draw_figures(scores, predictions, metrics, root / "figures")
+    return root, scores, predictions, metrics
+
+
+def test_every_figure_is_a_pdf_and_a_picture_that_is_not_empty(results):
+    from PIL import Image
+
+    names = {path.name for path in (results[0] / "figures").iterdir()}
+    assert names == {f"{figure}.{suffix}" for figure in FIGURES for suffix in FORMATS}
+    for figure in FIGURES:
+        pixels = np.asarray(Image.open(results[0] / "figures" / f"{figure}.png").convert("RGB")).reshape(-1, 3)
+        assert len(np.unique(pixels, axis=0)) > 20, figure
+
+
+def test_another_process_draws_the_same_bytes(results, tmp_path):
+    root, scores, predictions, metrics = results
+    code = "import sys; from jointdiff.report.figures import draw_figures as d; a = sys.argv; n = int(a[3])\n"
+    code += "d(a[1], a[4:4 + n], a[4 + n:], a[2])"
+    arguments = [scores, tmp_path, len(predictions), *predictions, *metrics]
+    subprocess.run([sys.executable, "-c", code, *map(str, arguments)], check=True)
+    for path in tmp_path.iterdir():
+        assert path.read_bytes() == (root / "figures" / path.name).read_bytes(), path.name
+
+
+def test_what_there_is_no_data_for_is_a_figure_that_says_so(tmp_path):
+    identity = Identity("d", "50", "m", 0, "c", "f", "r")
+    write_rows([score_row(identity, metric="accuracy", value=0.5)], tmp_path / "s.parquet")
+    assert len(draw_figures(tmp_path / "s.parquet", [], [], tmp_path / "figures")) == len(FIGURES) * len(FORMATS)
+
+
+def test_a_method_keeps_its_colour_whoever_else_takes_part():
+    few, many = colours(["joint", "supervised"]), colours(["acpl", "vat", "supervised", "joint", "random"])
+    assert few["joint"] == many["joint"] == (PALETTE[0], "o") and few["supervised"] == many["supervised"]
+    assert len(set(many.values())) == len(many) == 4  # a control has no colour of its own
+
+
+def test_curves_are_read_by_split(results):
+    curves = read_curves(results[3])
+    (steps, loss), (checks, auroc) = (curves["phantom", "50", "joint"][0][name] for name in ("loss", "auroc"))
+    assert len(steps) == len(loss) == 20 and list(checks) == [100, 200, 300, 400] and (np.diff(auroc) > 0).all()
+    assert len(curves["phantom", "50", "random"][0]["loss"][0]) == 0
+
+
+def test_reliability_is_mean_probability_against_frequency(results):
+    cell = read_cells(results[2])["phantom", "50"]["random", 0]
+    mean, share = reliability([cell])
+    p, y = cell.scores.ravel(), cell.labels.ravel()
+    inside = (p >= 0.5) & (p < 0.6)
+    where = np.flatnonzero((mean >= 0.5) & (mean < 0.6))[0]
+    assert (mean[where], share[where]) == pytest.approx((p[inside].mean(), y[inside].mean()))

@@ -1,0 +1,253 @@
+"""The tables and the document made of them, from made-up results."""
+
+import csv
+import math
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from made_results import make_results
+
+from jointdiff.evaluate.scores import Identity, collect, format_protocol, score_row, write_rows
+from jointdiff.report import paper
+from jointdiff.report.figures import draw_figures
+from jointdiff.report.layout import Cell, Column, Line, Section, Table, number, rank, to_latex, write_html
+from jointdiff.report.paper import TexError, TexMissingError, compile_paper, compile_tex
+from jointdiff.report.statistics import Summary
+from jointdiff.report.tables import FORMATS, TABLES, Reported, draw_tables, matching, read_published
+from jointdiff.report.wording import method_name, tex
+
+PUBLISHED = Path(__file__).parents[2] / "config" / "published.csv"
+needs_tex = pytest.mark.skipif(not shutil.which("pdflatex"), reason="pdflatex is not installed")
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    root = tmp_path_factory.mktemp("results")
+    scores, predictions, metrics = make_results(root)
+    draw_tables(scores, predictions, root / "tables", published=PUBLISHED, methods=["joint", "supervised"], draws=100)
+    return root, scores, predictions, metrics
+
+
+def lines_of(path):
+    with path.open(newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+def test_every_table_comes_in_every_format(results):
+    names = {path.name for path in (results[0] / "tables").iterdir()}
+    assert names == {f"{table}.{suffix}" for table in TABLES for suffix in FORMATS}
+
+
+def test_the_classification_table_marks_the_best_and_sets_controls_apart(results):
+    lines = lines_of(results[0] / "tables" / "classification.csv")
+    assert [line["line"] for line in lines[:2]] == ["Joint diffusion", "Supervised"]  # the order asked for
+    competing = [line for line in lines if not line["section"]]
+    controls = {line["line"] for line in lines if line["section"] == "Controls"}
+    assert controls == {"Fully supervised (all labels)", "Random scores"}
+    for column in ("Macro AUROC 50 labels", "Accuracy 200 labels"):
+        best = max(competing, key=lambda line: float(line[column]))
+        assert f"{column}: best" in best["notes"]
+        assert sum(f"{column}: best" in line["notes"] for line in lines) == 1
+    assert not any("not different" in line["notes"] for line in lines if line["section"])
+    worst = min(competing, key=lambda line: float(line["Macro AUROC 50 labels"]))
+    assert "Macro AUROC 50 labels: not different" not in worst["notes"]
+    text = (results[0] / "tables" / "classification.tex").read_text()
+    assert r"\bfseries" in text and r"\underline" in text and r"\multicolumn{2}{c}{\num{" in text
+    assert "Reported elsewhere" not in text  # nothing published is comparable
+
+
+def test_the_joint_table_says_why_a_number_is_missing(results):
+    text = (results[0] / "tables" / "joint.tex").read_text()
+    assert r"weights absent: set x\_y" in text and "fewer images than the 256 features" in text
+    assert "Real training images" in text and "FD-fully supervised" in text
+    assert "<sup>b</sup> weights absent: set x_y" in (results[0] / "tables" / "joint.html").read_text()
+
+
+def test_the_localisation_table_has_every_map_and_finding(results):
+    lines = lines_of(results[0] / "tables" / "localisation.csv")
+    assert {line["table"] for line in lines} == {"localisation-phantom-50", "localisation-phantom-200"}
+    sections = {line["section"].partition(";")[0] for line in lines}
+    assert sections == {"Nodule", "Large heart", "Effusion", "All findings (macro)"}
+    nodule = [line for line in lines if line["section"].startswith("Nodule") and line["table"].endswith("-50")]
+    assert [line["line"] for line in nodule] == [
+        "Joint diffusion: change",
+        "Joint diffusion: change less control",
+        "Fully supervised: Grad-CAM",
+        "Random map",
+        "Centre prior",
+    ]
+    assert nodule[0]["Flips judge"] and not nodule[3]["Mean change inside (%)"]
+    assert all("best" not in line["notes"] for line in nodule if line["line"] in ("Random map", "Centre prior"))
+
+
+def test_the_cost_table_leaves_no_cost_as_zero(results):
+    lines = {line["line"]: line for line in lines_of(results[0] / "tables" / "cost.csv")}
+    assert lines["Supervised"]["Time per image Sample (ms)"] == ""
+    assert float(lines["Joint diffusion"]["Time per image Sample (ms)"]) == pytest.approx(41.7)
+    assert float(lines["Joint diffusion"]["Parameters (M)"]) == pytest.approx(0.612345)
+
+
+def test_two_runs_write_the_same_bytes(results, tmp_path):
+    root, scores, predictions, _ = results
+    draw_tables(scores, predictions, tmp_path, published=PUBLISHED, methods=["joint", "supervised"], draws=100)
+    for path in tmp_path.iterdir():
+        assert path.read_bytes() == (root / "tables" / path.name).read_bytes(), path.name
+
+
+def test_a_table_that_would_be_too_wide_becomes_several(tmp_path):
+    scores, predictions, _ = make_results(tmp_path, budgets=("50", "100", "200", "400"), seeds=(0,), n=90, draws=20)
+    draw_tables(scores, predictions, tmp_path / "tables", draws=20)
+    text = (tmp_path / "tables" / "classification.tex").read_text()
+    assert text.count(r"\begin{table}") == 3 and "of one seed" in text
+    assert len(set(re.findall(r"\\label\{(.*?)\}", text))) == 3
+
+
+def test_an_experiment_without_generators_or_maps_still_has_its_files(tmp_path):
+    identity = Identity("d", "50", "m", 0, "c", "f", "r")
+    write_rows([score_row(identity, metric="auroc", value=0.5, n=3)], tmp_path / "a.parquet")
+    collect([tmp_path / "a.parquet"], tmp_path / "s.parquet", tmp_path / "s.csv")
+    draw_tables(tmp_path / "s.parquet", [], tmp_path / "tables")
+    assert "No method of this experiment draws images." in (tmp_path / "tables" / "joint.md").read_text()
+
+
+def test_a_failed_cell_is_a_gap_with_its_reason(tmp_path):
+    rows = []
+    for method, value, reason in (("good", 0.9, None), ("failed", math.nan, "training diverged & stopped")):
+        identity = Identity("d", "50", method, 0, "c", method, method)
+        rows.append(score_row(identity, metric="auroc", value=value, protocol=format_protocol(reason=reason)))
+    write_rows(rows, tmp_path / "s.parquet")
+    draw_tables(tmp_path / "s.parquet", [], tmp_path / "tables")
+    assert r"training diverged \& stopped" in (tmp_path / "tables" / "classification.tex").read_text()
+    failed = next(line for line in lines_of(tmp_path / "tables" / "classification.csv") if line["line"] == "Failed")
+    assert failed["Macro AUROC 50 labels"] == "" and "training diverged" in failed["notes"]
+
+
+def test_ranks_follow_the_direction_of_the_metric():
+    def line(value, **more):
+        return Line("x", (Cell(Summary(mean=value)),), **more)
+
+    section = Section("", (line(3.0), line(1.0), line(2.0), line(0.0, competes=False), line(math.nan)))
+    for metric, ranks in (("fid", [0, 1, 2, 0, 0]), ("auroc", [1, 0, 2, 0, 0])):
+        marked = rank(section, [Column("c", metric)])
+        assert [one.cells[0].rank for one in marked.lines] == ranks
+    alone = rank(Section("", (line(1.0),)), [Column("c", "auroc")])
+    assert alone.lines[0].cells[0].rank == 0  # nobody to be better than
+
+
+def test_numbers_keep_a_deviation_of_zero():
+    column = Column("c", "auroc", digits=3)
+    assert number(Cell(Summary(mean=0.95, sd=0.0)), column) == "0.950 ± 0.000"
+    assert number(Cell(Summary(mean=0.95, sd=0.0124)), column, compact=True) == "0.950 (12)"
+    assert number(Cell(Summary(mean=0.95)), column) == "0.950"
+    assert number(Cell(Summary(mean=612_345.0)), Column("c", "parameters", scale=1e-6, digits=2)) == "0.61"
+
+
+NASTY = r"50% of $x_1$ & {a} #2 ~ ^ \input{/etc/passwd} <b>|*_é“ß→漢" + "\x00\n"
+
+
+def test_no_text_of_a_row_is_markup(tmp_path):
+    table = Table(NASTY, NASTY, NASTY, (Column(NASTY, "x", NASTY, NASTY),), ())
+    table = Table(**{**table.__dict__, "sections": (Section(NASTY, (Line(NASTY, (Cell(note=NASTY),)),)),)})
+    latex = to_latex(table)
+    assert r"\input" not in latex and r"\textbackslash{}input\{" in latex and "\x00" not in latex
+    write_html([table], tmp_path / "t.html")
+    assert "<b>" not in (tmp_path / "t.html").read_text()
+    assert tex("a_b % é – ±") == r"a\_b \% é -- \ensuremath{\pm}"
+
+
+def test_names_of_unknown_methods_are_written_as_they_are():
+    assert method_name("joint_noisy") == "Joint diffusion, noisy"
+    assert method_name("my_new_method") == "My new method"
+
+
+def test_published_numbers_need_the_same_data_setting_and_metric():
+    number = Reported("FixMatch", "CIFAR-10", "40 labels", "error", "8.33", "USB")
+    here = {"dataset": "cifar10", "size": "32", "labels": "40", "metric": "accuracy"}
+    assert matching(number, **here) == pytest.approx(0.9167)
+    for change in ({"dataset": "svhn"}, {"labels": "250"}, {"metric": "auroc"}):
+        assert math.isnan(matching(number, **{**here, **change}))
+    small = Reported("ResNet-18", "PneumoniaMNIST 28px", "full labels", "AUROC", "94.4", "MedMNIST v2")
+    there = {"dataset": "pneumonia_mnist", "size": "28", "labels": "all", "metric": "auroc"}
+    assert matching(small, **there) == pytest.approx(0.944)
+    assert math.isnan(matching(small, **{**there, "size": "64"}))
+    votes = Reported("DiT", "cifar10", "full labels 501 votes", "accuracy", "86.1", "x")
+    assert math.isnan(matching(votes, **{**here, "labels": "all"}))
+    percent = Reported("x", "cifar10", "2 % labels", "accuracy", "86.1", "x")
+    assert matching(percent, **{**here, "labels": "0.02"}) == pytest.approx(0.861)
+
+
+def test_published_numbers_stand_apart_with_their_source(tmp_path):
+    scores, predictions, _ = make_results(tmp_path, dataset="cifar10", budgets=("40",), seeds=(0,), n=60, draws=10)
+    draw_tables(scores, predictions, tmp_path / "tables", published=PUBLISHED, draws=10)
+    lines = lines_of(tmp_path / "tables" / "classification.csv")
+    reported = {line["line"]: line for line in lines if line["section"].startswith("Reported")}
+    assert set(reported) == {"FixMatch", "FlexMatch", "FreeMatch", "SoftMatch"}
+    assert float(reported["FreeMatch"]["Accuracy 40 labels"]) == pytest.approx(0.9503)
+    assert "reported by USB" in reported["FreeMatch"]["notes"] and "best" not in reported["FreeMatch"]["notes"]
+
+
+def test_a_published_file_with_other_columns_is_refused(tmp_path):
+    (tmp_path / "p.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(ValueError, match=r"p\.csv: columns must be system, dataset"):
+        read_published(tmp_path / "p.csv")
+
+
+@pytest.mark.tex
+@needs_tex
+@pytest.mark.parametrize("table", TABLES)
+def test_each_table_compiles_by_itself(results, tmp_path, table):
+    compile_tex(results[0] / "tables" / f"{table}.tex", tmp_path / "t.pdf", runs=1)
+    assert (tmp_path / "t.pdf").read_bytes().startswith(b"%PDF")
+
+
+@pytest.mark.tex
+@needs_tex
+def test_the_paper_compiles_to_the_same_bytes(results):
+    root, scores, predictions, metrics = results
+    draw_figures(scores, predictions, metrics, root / "figures")
+    before = set(root.rglob("*"))
+    grids = {"Images of joint_a (50 % of labels)": root / "figures" / "auroc.png"}
+    made = []
+    for _ in range(2):
+        compile_paper(
+            root / "tables", root / "figures", root / "paper.pdf", scores=scores, title="a_b & c", grids=grids
+        )
+        made.append((root / "paper.pdf").read_bytes())
+    assert made[0] == made[1]
+    assert set(root.rglob("*")) - before == {root / "paper.pdf", root / "paper.tex"}
+    assert str(root) not in (root / "paper.tex").read_text()  # the folder may move
+    if shutil.which("pdftotext"):
+        text = subprocess.run(["pdftotext", root / "paper.pdf", "-"], capture_output=True, text=True).stdout
+        assert "Which classifier with few labels?" in text and "a_b & c" in text and "??" not in text
+
+
+@pytest.mark.tex
+@needs_tex
+def test_nasty_text_still_compiles(tmp_path):
+    from jointdiff.report.layout import write_latex
+
+    section = Section(NASTY, (Line(NASTY, (Cell(note=NASTY),)),))
+    write_latex([Table("x", NASTY, NASTY, (Column(NASTY, "x", NASTY, NASTY),), (section,))], tmp_path / "t.tex")
+    compile_tex(tmp_path / "t.tex", tmp_path / "t.pdf", runs=1)
+
+
+@pytest.mark.tex
+@needs_tex
+def test_a_refused_document_quotes_latex(tmp_path):
+    (tmp_path / "bad.tex").write_text("\\documentclass{article}\n\\begin{document}\n\\nonsense\n\\end{document}\n")
+    with pytest.raises(TexError, match=r"bad\.tex.*Undefined control sequence.*nonsense"):
+        compile_tex(tmp_path / "bad.tex", tmp_path / "bad.pdf")
+    assert not (tmp_path / "bad.pdf").exists()
+    (tmp_path / "bad.tex").write_text("\\documentclass{article}\n\\usepackage{nosuchthing}\n\\begin{document}\n")
+    with pytest.raises(TexMissingError, match=r"lacks nosuchthing\.sty; install"):
+        compile_tex(tmp_path / "bad.tex", tmp_path / "bad.pdf")
+
+
+def test_without_tex_the_remedy_is_named(results, monkeypatch):
+    root, scores, *_ = results
+    monkeypatch.setattr(paper.shutil, "which", lambda name: None)
+    with pytest.raises(TexMissingError, match=r"pdflatex was not found.*install TeX Live"):
+        compile_paper(root / "tables", root / "figures", root / "paper.pdf", scores=scores, title="t")
