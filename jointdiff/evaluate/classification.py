@@ -283,7 +283,7 @@ def read_predictions(path: Path | str) -> Predictions:
     """
     import pyarrow.parquet as pq
 
-    table = pq.read_table(path)
+    table = pq.ParquetFile(path).read()  # read_table would import pandas, for seconds
     names = tuple(c.removeprefix("score:") for c in table.column_names if c.startswith("score:"))
     needed = ["sample_id", "group", "role", *(f"label:{name}" for name in names)]
     if missing := [column for column in needed if column not in table.column_names]:
@@ -319,7 +319,7 @@ def read_predictions(path: Path | str) -> Predictions:
 
 
 def _column(table: Any, name: str) -> np.ndarray:
-    return table.column(name).to_numpy(zero_copy_only=False)
+    return np.array(table.column(name).to_pylist())  # to_numpy would import pandas
 
 
 def _kind(labels: np.ndarray) -> str:

@@ -2,6 +2,8 @@
 
 import csv
 import math
+import subprocess
+import sys
 
 import pytest
 from hypothesis import given
@@ -115,3 +117,20 @@ def test_a_run_names_what_its_scores_are_filed_under():
     assert Identity.from_run(run) == Identity("busi", "0.1", "joint_noisy", 3, "a", "b", "c")
     with pytest.raises(ValueError, match="run_id"):
         Identity.from_run({k: v for k, v in run.items() if k != "run_id"})
+
+
+def test_tables_of_rows_cost_no_heavy_import(tmp_path):
+    code = """if True:
+    import sys
+    from jointdiff.evaluate.scores import Identity, collect, read_rows, score_row, write_rows
+    from jointdiff.evaluate import classification, cost
+    from jointdiff.explain import localisation
+    from jointdiff.report import figures, paper, statistics, tables
+    rows = [score_row(Identity("d", "all", "é", 0, "a", "b", "c"), metric="auroc", value=float("nan"))]
+    for kept in (rows, []):
+        write_rows(kept, sys.argv[1] + "/a.parquet")
+        assert repr(read_rows(sys.argv[1] + "/a.parquet")) == repr(kept)
+    collect([sys.argv[1] + "/a.parquet"], sys.argv[1] + "/b.parquet", sys.argv[1] + "/b.csv")
+    assert not {"torch", "pandas", "sklearn", "scipy", "matplotlib", "mlflow"} & set(sys.modules)
+    """
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True)
