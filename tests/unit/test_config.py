@@ -1,0 +1,175 @@
+"""Configurations: what is accepted, and the one message that each mistake ends in."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from jointdiff.config import SCHEMA, ConfigError, RunSpec, Training, config_schema, load_experiment, parse_experiment
+
+ROOT = Path(__file__).parents[2]
+CONFIGS = sorted([*ROOT.glob("config/*.yaml"), *ROOT.glob("config/experiments/*.yaml")])
+
+
+def config(**changes: Any) -> dict[str, Any]:
+    return {
+        "name": "test",
+        "seeds": [0],
+        "datasets": {"phantom": {"size": 32, "labels": [50]}},
+        "methods": {"supervised": {}},
+        **changes,
+    }
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_every_shipped_configuration_is_valid(path: Path) -> None:
+    assert load_experiment(path).cells()
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_every_key_of_a_shipped_configuration_is_commented(path: Path) -> None:
+    def keys(file: Path, *, commented: bool) -> set[str]:
+        found = re.findall(r"^ *(\w+):(.*)$", file.read_text(encoding="utf-8"), flags=re.MULTILINE)
+        return {key for key, rest in found if "#" in rest or not commented}
+
+    experiment = load_experiment(path)
+    names = {*experiment.datasets, *experiment.methods}  # explained by their own lines, or by being a module's name
+    explained = keys(path, commented=True) | keys(ROOT / "config" / "config.yaml", commented=True)
+    assert keys(path, commented=False) - names - explained == set()
+
+
+def test_the_schema_file_is_in_step_with_the_types() -> None:
+    assert json.loads(SCHEMA.read_text(encoding="utf-8")) == json.loads(json.dumps(config_schema())), (
+        "run `uv run jointdiff schema`"
+    )
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_the_schema_accepts_what_the_types_accept(path: Path) -> None:
+    from jsonschema import Draft202012Validator
+
+    schema = json.loads(SCHEMA.read_text(encoding="utf-8"))
+    Draft202012Validator.check_schema(schema)
+    Draft202012Validator(schema).validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"sedes": [0]}, ["sedes", "did you mean 'seeds'"]),
+        ({"seeds": ["a"]}, ["seeds.0", "valid integer", "'a'"]),
+        ({"seeds": [1, 1]}, ["seeds", "twice"]),
+        ({"datasets": {"phantm": {"size": 32, "labels": [1]}}}, ["datasets.phantm", "unknown data set", "'phantom'"]),
+        (
+            {"datasets": {"phantom": {"size": 32, "labels": [1], "lables": [1]}}},
+            ["datasets.phantom.lables", "did you mean 'labels'"],
+        ),
+        ({"datasets": {"phantom": {"size": 32, "labels": ["some"]}}}, ["labels.0", "'some'", "fraction"]),
+        (
+            {"datasets": {"phantom": {"size": 32, "labels": [1], "options": {"patient": 3}}}},
+            ["datasets.phantom.options.patient", "did you mean 'patients'"],
+        ),
+        (
+            {"datasets": {"phantom": {"size": 32, "labels": [1], "training": {"step": 3}}}},
+            ["datasets.phantom.training.step", "did you mean 'steps'"],
+        ),
+        ({"methods": {"fixmach": {}}}, ["methods.fixmach", "unknown method", "did you mean 'fixmatch'"]),
+        ({"methods": {"mine": {"method": "fixmach"}}}, ["methods.mine.method", "did you mean 'fixmatch'"]),
+        (
+            {"methods": {"fixmatch": {"settings": {"treshold": 0.9}}}},
+            ["methods.fixmatch.settings.treshold", "did you mean 'threshold'"],
+        ),
+        ({"methods": {"fixmatch": {"settings": {"threshold": "x"}}}}, ["methods.fixmatch.settings.threshold", "'x'"]),
+        ({"methods": {"supervised": {"training": {"steps": -1}}}}, ["methods.supervised.training.steps", "-1"]),
+        ({"methods": {"fixmatch": {"generate": True}, "f": {"method": "supervised", "labels": "all"}},
+          "evaluation": {"extractor": "f"}}, ["methods.fixmatch.generate", "cannot draw", "joint"]),
+        ({"methods": {"random": {"explain": ["grad_cam"]}}}, ["methods.random.explain", "cannot explain by grad_cam"]),
+        ({"methods": {"joint": {"generate": True}}}, ["evaluation.extractor", "fully_supervised", "labels: all"]),
+        ({"methods": {"not a name": {"method": "joint"}}}, ["methods", "'not a name'", "letters"]),
+    ],
+)  # fmt: skip
+def test_a_mistake_is_one_message_with_key_value_and_remedy(changes: dict[str, Any], says: list[str]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse_experiment(config(**changes))
+    message = str(caught.value)
+    assert "\n" not in message
+    for part in says:
+        assert part in message
+
+
+def test_several_mistakes_are_all_named() -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse_experiment({key: value for key, value in config(trainin={}).items() if key != "seeds"})
+    assert str(caught.value).splitlines()[0].startswith("seeds: this key is required")
+    assert "did you mean 'training'" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "says"), [(None, "no such"), ("a: [", "not valid YAML"), ("- 1", "expected keys"), ("name: 3", "name")]
+)
+def test_a_bad_file_is_named(tmp_path: Path, content: str | None, says: str) -> None:
+    path = tmp_path / "mine.yaml"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(ConfigError, match=says) as caught:
+        load_experiment(path)
+    assert str(path) in str(caught.value)
+
+
+def test_snakemake_keeps_its_own_key() -> None:
+    assert parse_experiment(config(pathvars={"results": "elsewhere"})).name == "test"
+
+
+def test_cells_are_the_grid_and_full_labels_are_one_budget() -> None:
+    experiment = parse_experiment(
+        config(
+            seeds=[0, 1],
+            datasets={"phantom": {"size": 32, "labels": [50, "25 per class", 0.1]}},
+            methods={"supervised": {}, "upper": {"method": "supervised", "labels": "all"}},
+        )
+    )
+    assert len(experiment.cells()) == 2 * 3 + 2
+    assert ("phantom", "25-per-class", "supervised", 1) in experiment.cells()
+    assert ("phantom", "all", "upper", 0) in experiment.cells()
+
+
+def test_the_nearest_override_of_training_wins() -> None:
+    experiment = parse_experiment(
+        config(
+            training={"steps": 1, "batch_size": 2, "log_every": 3},
+            datasets={"phantom": {"size": 32, "labels": [50], "training": {"batch_size": 4, "log_every": 5}}},
+            methods={"supervised": {"training": {"log_every": 6}}},
+        )
+    )
+    training = experiment.run("phantom", "50", "supervised", 0).training
+    assert (training.steps, training.batch_size, training.log_every) == (1, 4, 6)
+
+
+def spec(**changes: Any) -> RunSpec:
+    known: dict[str, Any] = {
+        "experiment": "e", "dataset": "phantom", "size": 32, "labels": "50", "variant": "v", "method": "joint",
+        "seed": 0, "settings": {}, "training": Training(),
+    }  # fmt: skip
+    return RunSpec(**{**known, **changes})
+
+
+def test_a_digest_covers_what_changes_the_weights_and_nothing_else() -> None:
+    assert spec().digest == spec(experiment="other").digest
+    assert spec().digest == spec(training=Training(device="cpu", log_every=1, checkpoint_seconds=1)).digest
+    changed = [{"size": 16}, {"labels": "51"}, {"seed": 1}, {"settings": {"a": 1}}, {"options": {"patients": 1}}]
+    digests = {spec(**change).digest for change in [{}, *changed, {"training": Training(steps=1)}, {"test": 0.5}]}
+    assert len(digests) == len(changed) + 3
+
+
+@given(st.integers(1, 10**6))
+def test_a_budget_reads_the_same_however_it_is_written(count: int) -> None:
+    written = [count, str(count), f" {count} "]
+    data = [parse_experiment(config(datasets={"phantom": {"size": 8, "labels": [w]}})).datasets for w in written]
+    assert {d["phantom"].labels[0] for d in data} == {str(count)}
