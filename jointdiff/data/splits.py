@@ -1,8 +1,8 @@
 """Who plays which role: test, labelled, validation or unlabelled, drawn by whole groups.
 
-Roles are dealt, not thrown: groups are taken one at a time, each time one that keeps every finding's share in its
-role close to the share in all. A budget is a prefix of that one order, so that smaller budgets lie within larger ones,
-in both of their roles.
+Roles are dealt, not thrown: groups are taken one at a time, each time the one of a few that keeps every finding's
+share in its role closest to the share in all. A budget is a prefix of that one order, so that smaller budgets lie
+within larger ones, in both of their roles.
 """
 
 from __future__ import annotations
@@ -109,14 +109,27 @@ def draw_roles(
         # The classes' turns to validate are staggered, so that the shares come out right over all of them.
         phase = (index + 0.5) / len(parts) - 0.5
         taken = 0
-        for rows, chosen in _deal(
-            labels, group, part, share=validation, seed=seed, purpose=f"labels-{index}", phase=phase
-        ):
+        deal = _deal(
+            labels,
+            group,
+            part,
+            share=validation,
+            seed=seed,
+            purpose=f"labels-{index}",
+            phase=phase,
+            cover=kind == "multi_label",
+        )
+        for rows, chosen in deal:
             used = rows[: counted.images - taken]
             roles[used] = "validation" if chosen else "labelled"
             taken += len(used)
             if taken == counted.images:
                 break
+        if taken < counted.images:
+            raise BudgetError(
+                f"{dataset}: the label budget {budget!r} cannot be met by whole groups, since {names[index]!r} has only "
+                f"{taken} images in groups of its own; ask for at most {taken}-per-class"
+            )
     # What the budget cuts off a group may not be unlabelled, or the group would play two roles.
     labelled = np.isin(roles, ("labelled", "validation"))
     roles[(roles == "unlabelled") & np.isin(group, group[labelled])] = ""
@@ -127,6 +140,9 @@ def draw_roles(
                 f"(validation share {validation}); ask for more labels"
             )
     return roles
+
+
+CHOICE = 32  # groups of which one is taken: more balance with more, more chance with fewer
 
 
 @dataclass(frozen=True)
@@ -182,13 +198,14 @@ def _deal(
     seed: int,
     purpose: str,
     phase: float = 0.0,
+    cover: bool = False,
 ) -> Iterator[tuple[np.ndarray, bool]]:
     """Deal the groups of ``pool`` into two hands, of which the second gets ``share`` of the images.
 
-    Yields the rows of one group after another and whether they go to the second hand. The order depends on neither
-    budget nor share of it that is used. The first group goes to the first hand, so that a finding with a single
-    positive can be learnt; after that each hand first takes a positive and a negative of every finding, as far as
-    there are any, and then whatever brings its counts closest to the pool's.
+    Yields the rows of one group after another and whether they go to the second hand; neither depends on how many of
+    them the caller takes. The first group goes to the first hand, so that a finding with a single positive can be
+    learnt. Each hand looks for a positive and a negative of every finding first, the rarest one first, then for
+    balance: of ``CHOICE`` groups drawn at random it takes the one that brings its counts closest to the pool's.
     """
     g = rng(seed, "split", purpose)
     if not len(pool):
@@ -200,32 +217,43 @@ def _deal(
     starts = np.flatnonzero(np.diff(group[rows], prepend=-1))
     sizes = np.diff(starts, append=len(rows))
     known = np.concatenate([labels[rows] == 1, labels[rows] == 0], axis=1).astype(np.float64)
-    counts = np.add.reduceat(known, starts, axis=0)  # (groups, 2K): positives and negatives
-
-    # Groups with the same counts are interchangeable: choose among kinds, of which there are few.
-    kinds, kind_of = np.unique(np.column_stack([counts, sizes]), axis=0, return_inverse=True)
-    waiting = [np.flatnonzero(kind_of == k)[::-1].tolist() for k in range(len(kinds))]
-    gain, size = kinds[:, :-1], kinds[:, -1]
-    target = counts.sum(axis=0) / sizes.sum()
+    gain = np.add.reduceat(known, starts, axis=0)  # (groups, 2K): positives and negatives
+    left = gain.sum(axis=0)
+    target = left / len(rows)
     weight = 1.0 / np.maximum(target * (1.0 - target), 1e-6)
-    open_kinds = np.ones(len(kinds), dtype=bool)
-    hands = np.zeros((2, gain.shape[1]))
-    dealt = np.zeros(2)
+    typical = float(sizes.mean())
+    waiting = np.arange(len(starts))
+    draws = g.random((len(starts), CHOICE))
+    hands, dealt = np.zeros((2, gain.shape[1])), [0, 0]
     for turn in range(len(starts)):
-        # Half a typical group ahead, so that the share is met on average and not from below.
-        expected = sizes.mean()
-        second = turn > 0 and dealt[1] + expected / 2 <= share * (dealt.sum() + expected) + phase * expected
-        hand, total = hands[int(second)], dealt[int(second)]
-        missing = ((hand == 0) & (gain > 0)).sum(axis=1)
-        off = ((hand + gain - target * (total + size)[:, None]) ** 2 * weight).sum(axis=1)
-        off += 1e-9 * g.random(len(kinds))  # ties are broken by the seed
-        off[~open_kinds | (missing < missing[open_kinds].max())] = np.inf
-        choice = int(np.argmin(off))
-        picked = waiting[choice].pop()
-        open_kinds[choice] = bool(waiting[choice])
-        hands[int(second)] += gain[choice]
-        dealt[int(second)] += size[choice]
-        yield rows[starts[picked] : starts[picked] + sizes[picked]], bool(second)
+        # Half a typical group ahead, so that the share is met on average and not from below. While the second hand
+        # lacks a finding it may take up to twice its share for it; the balance returns later.
+        due = min(2 * share, max(share, 0.5)) if cover and ((hands[1] == 0) & (left > 0)).any() else share
+        second = turn > 0 and dealt[1] + typical / 2 <= due * (sum(dealt) + typical) + phase * typical
+        hand = hands[int(second)]
+        lacking = (hand == 0) & (left > 0)
+        if lacking.any():
+            rarest = np.argmin(np.where(lacking, left, np.inf))
+            having = np.flatnonzero(gain[waiting, rarest])
+            places = having[(draws[turn] * len(having)).astype(int)]
+        else:
+            places = (draws[turn] * len(waiting)).astype(int)
+        offered = waiting[places]
+        off = (hand + gain[offered] - target * (dealt[int(second)] + sizes[offered])[:, None]) ** 2 @ weight
+        if lacking.any():
+            helps = (lacking & (gain[offered] > 0)).sum(axis=1)
+            off[helps < helps.max()] = np.inf
+        best = int(np.argmin(off))
+        picked = int(offered[best])
+        waiting[places[best]] = waiting[-1]
+        waiting = waiting[:-1]
+        images = slice(starts[picked], starts[picked] + sizes[picked])
+        # Should the budget end within this group, then with the images that bring what the hand lacks.
+        helpful = np.argsort(-known[images][:, lacking].sum(axis=1), kind="stable")
+        hand += gain[picked]
+        left = left - gain[picked]
+        dealt[int(second)] += int(sizes[picked])
+        yield rows[images][helpful], bool(second)
 
 
 def audit_split(store: Store, split: pd.DataFrame) -> pd.DataFrame:
