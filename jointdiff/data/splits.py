@@ -127,8 +127,8 @@ def draw_roles(
                 break
         if taken < counted.images:
             raise BudgetError(
-                f"{dataset}: the label budget {budget!r} cannot be met by whole groups, since {names[index]!r} has only "
-                f"{taken} images in groups of its own; ask for at most {taken}-per-class"
+                f"{dataset}: the label budget {budget!r} cannot be met by whole groups: {names[index]!r} "
+                f"has only {taken} images in groups of its own; ask for at most {taken}-per-class"
             )
     # What the budget cuts off a group may not be unlabelled, or the group would play two roles.
     labelled = np.isin(roles, ("labelled", "validation"))
