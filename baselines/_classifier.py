@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor, nn
 
@@ -16,10 +18,10 @@ class ClassifierMethod(Method):
     class Settings(MethodSettings):
         """Classic-CV settings of USB (Wang et al. 2022, arXiv 2208.07204)."""
 
-        optimiser: str = "sgd"  # Nesterov, momentum 0.9
+        optimiser: Literal["adamw", "sgd"] = "sgd"  # Nesterov, momentum 0.9
         learning_rate: float = 0.03
         weight_decay: float = 5e-4
-        schedule: str = "cosine"
+        schedule: Literal["constant", "cosine"] = "cosine"
         ema: float = 0.999
         unlabelled_ratio: int = 0
         depth: int = 28  # of the wide ResNet: WRN-28-2

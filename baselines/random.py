@@ -15,6 +15,8 @@ from jointdiff.method import Batch, Losses, Method, MethodSettings
 class RandomScores(Method):
     """Answer every image with probabilities drawn from its bytes and the run's seed."""
 
+    seed: Tensor  # drawn with the weights, and saved like them
+
     def __init__(self, data: DataInfo, settings: MethodSettings) -> None:
         super().__init__(data, settings)
         self.register_buffer("seed", torch.randint(2**62, ()))

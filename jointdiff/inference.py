@@ -103,15 +103,15 @@ def generate(
     with Progress("generate", total=settings.images, unit="images") as progress:
         for start in range(0, settings.images, settings.batch_size):
             part = slice(start, start + settings.batch_size)
-            images = method.sample(
+            batch = method.sample(
                 torch.from_numpy(labels[part]).to(target),
                 torch.from_numpy(seeds[part]).to(target),
                 steps=settings.steps,
                 sampler=settings.sampler,
                 guidance=settings.guidance,
             )
-            drawn.append(to_bytes(images).permute(0, 2, 3, 1).cpu().numpy())
-            progress.advance(len(images))
+            drawn.append(to_bytes(batch).permute(0, 2, 3, 1).cpu().numpy())
+            progress.advance(len(batch))
     cost = {
         "ms_per_sample": 1000.0 * (time.perf_counter() - started) / settings.images,
         "calls_per_sample": settings.steps,
@@ -159,6 +159,7 @@ def explain(
     nowhere = np.zeros((data.info.size, data.info.size), dtype=bool)
     found: dict[str, np.ndarray] = {
         "sample": rows,
+        "group": data.groups[rows].astype(str),  # intervals are over patients
         "finding": findings,
         "image": data.images[rows],
         "region": np.stack([nowhere if region is None else region for region in regions]),
@@ -171,7 +172,7 @@ def explain(
         found["map:random_map"] = random_map(seeds, data.info.size)
     if "centre_prior" in explainers:
         found["map:centre_prior"] = centre_prior(len(rows), data.info.size)
-    if "grad_cam" in explainers:
+    if "grad_cam" in explainers and isinstance(method, HasFeatures):
         maps = np.zeros((len(rows), data.info.size, data.info.size), dtype=np.float32)
         for part, images in _by_finding(data, rows, findings, settings.batch_size, target):
             maps[part] = grad_cam(method, images, int(findings[part[0]])).cpu().numpy()
@@ -181,7 +182,7 @@ def explain(
         found |= edits
         protocol |= {k: getattr(settings, k) for k in ("noise_level", "steps", "guidance", "noises")}
     with atomic_path(out) as aside:
-        np.savez(aside, **found, protocol=json.dumps(protocol), cost=json.dumps(cost))
+        np.savez(aside, allow_pickle=False, **found, protocol=json.dumps(protocol), cost=json.dumps(cost))
     _draw(found, names, Path(picture), title=f"{data.info.title}: {', '.join(explainers).replace('_', ' ')}")
 
 

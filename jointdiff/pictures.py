@@ -23,7 +23,7 @@ def save_grid(images: np.ndarray, path: Path, *, rows: Sequence[str], per_row: i
 def save_strips(
     columns: dict[str, np.ndarray], regions: np.ndarray, path: Path, *, rows: Sequence[str], title: str
 ) -> None:
-    """Draw one row per case: images (uint8, N x H x W x C) in grey, maps (float, N x H x W) in colour, regions outlined.
+    """Draw one row per case: images (uint8, N x H x W x C) in grey, maps (N x H x W) in colour, regions outlined.
 
     Maps of one column share their scale, from 0 to the column's 99.5th percentile.
     """

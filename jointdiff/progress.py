@@ -12,13 +12,13 @@ class Progress:
 
     Args:
         label: what is being done, such as ``train joint phantom 200 seed 0``.
-        total: units in all.
+        total: units in all; None where nobody knows.
         unit: name of a unit, in the plural.
         done: units finished earlier, as after a resume; they do not count for the rate.
         every: seconds between lines where there is no terminal.
     """
 
-    def __init__(self, label: str, *, total: int, unit: str, done: int = 0, every: float = 15.0) -> None:
+    def __init__(self, label: str, *, total: int | None, unit: str, done: int = 0, every: float = 15.0) -> None:
         self.label, self.total, self.unit, self.every = label, total, unit, every
         self.done = self.first = done
         self.started = self.shown = time.monotonic()
@@ -43,10 +43,13 @@ class Progress:
 
     def _show(self, note: str = "", *, end: bool = False) -> None:
         seconds = max(time.monotonic() - self.started, 1e-9)
-        rate = (self.done - self.first) / seconds
-        left = (self.total - self.done) / rate if rate else float("inf")
-        text = f"{self.label}: {self.done}/{self.total} {self.unit}, {rate:.3g}/s, "
-        text += f"took {_clock(seconds)}" if end else f"{_clock(left)} left"
+        rate = max(self.done - self.first, 1e-9) / seconds
+        of = "" if self.total is None else f"/{self.total}"
+        text = f"{self.label}: {self.done}{of} {self.unit}, {rate:.3g}/s"
+        if end:
+            text += f", took {_clock(seconds)}"
+        elif self.total is not None:
+            text += f", {_clock((self.total - self.done) / rate)} left"
         if note:
             text += f", {note}"
         if self.terminal:
@@ -57,8 +60,6 @@ class Progress:
 
 
 def _clock(seconds: float) -> str:
-    if seconds == float("inf"):
-        return "?"
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

@@ -97,7 +97,9 @@ def score_generated(
             metric="frechet_distance_real",
             value=frechet_distance(features(real_train[: len(images)]), test),
             n=min(len(images), len(real_train)),
-            protocol=format_protocol(extractor=facts["extractor"], reference="test", n_real=len(test), generated="train"),
+            protocol=format_protocol(
+                extractor=facts["extractor"], reference="test", n_real=len(test), generated="train"
+            ),
         ),
         score_row(
             identity,
@@ -109,9 +111,7 @@ def score_generated(
     ]
     if inception is None:
         missing = "weights absent: set evaluation.inception or put them in the mirror"
-        rows.append(
-            score_row(identity, metric="fid", value=float("nan"), protocol=format_protocol(reason=missing))
-        )
+        rows.append(score_row(identity, metric="fid", value=float("nan"), protocol=format_protocol(reason=missing)))
     else:
         network = inception_network(inception, target)
         value = frechet_distance(

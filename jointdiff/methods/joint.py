@@ -32,6 +32,9 @@ class JointDiffusion(Method):
         head_dropout: float = 0.0
         pooling: Literal["avg", "max", "both"] = "avg"
         pooled_maps: tuple[int, ...] = ()  # which maps the head sees, in encoder order; () is all of them
+        # Which maps guidance moves; () is all of them, as in the paper. In small networks the shallow skips hold z_t
+        # itself: moved towards a finding, they make the decoder take the finding for noise and remove it.
+        guided_maps: tuple[int, ...] = ()
         noise_schedule: Literal["linear", "cosine"] = "linear"
         classification_weight: float = 0.001  # w
         classification_warmup: float = 0.0  # share of the training over which w grows from 0
@@ -54,8 +57,10 @@ class JointDiffusion(Method):
         )
         widths = pooled_width(self.unet)
         self.pooled = settings.pooled_maps or tuple(range(len(widths)))
-        if max(self.pooled) >= len(widths):
-            raise ValueError(f"pooled_maps {self.pooled}: the encoder has only {len(widths)} maps, counted from 0")
+        self.guided = settings.guided_maps or self.pooled
+        for name, chosen in {"pooled_maps": self.pooled, "guided_maps": self.guided}.items():
+            if unknown := set(chosen) - set(range(len(widths))):
+                raise ValueError(f"{name} {sorted(unknown)}: the encoder has only {len(widths)} maps, counted from 0")
         self.head = PooledHead(
             [widths[i] for i in self.pooled],
             outputs=self.task.outputs,
@@ -123,18 +128,19 @@ class JointDiffusion(Method):
             encoding = encode(self.unet, z, t.expand(len(z)))
             if guidance > 0.0:
                 encoding = self.guide(encoding, labels, scale=guidance)
-            z = solver.step(decode(self.unet, encoding), t, z).prev_sample
+            z = solver.step(decode(self.unet, encoding), t, z, return_dict=False)[0]
         return z.clamp(-1.0, 1.0)
 
     def guide(self, encoding: Encoding, labels: Tensor, *, scale: float) -> Encoding:
         """Return the encoding moved by ``-scale`` times the gradient of each image's classification loss."""
+        maps = [m.detach() for m in encoding.maps]
+        leaves = [maps[i].requires_grad_() for i in self.guided]
         with torch.enable_grad():
-            maps = [m.detach().requires_grad_() for m in encoding.maps]
             loss = self.task.loss(self.classify(encoding.with_maps(maps)), labels).sum()
-            gradients = torch.autograd.grad(loss, maps, allow_unused=True)
-        return encoding.with_maps(
-            [m.detach() if g is None else m.detach() - scale * g for m, g in zip(maps, gradients, strict=True)]
-        )
+            gradients = torch.autograd.grad(loss, leaves, allow_unused=True)
+        for i, gradient in zip(self.guided, gradients, strict=True):
+            maps[i] = maps[i].detach() if gradient is None else maps[i].detach() - scale * gradient
+        return encoding.with_maps(maps)
 
     @torch.no_grad()
     def counterfactual(
@@ -170,8 +176,9 @@ class JointDiffusion(Method):
                 (gradient,) = torch.autograd.grad(loss, z)
             _, s = self.process.scales(step)
             guided = noise_estimate.detach() + guidance * s * gradient
-            edited = solver.step(guided, t, edited).prev_sample
-            control = solver.step(decode(self.unet, encode(self.unet, control, step)).float(), t, control).prev_sample
+            edited = solver.step(guided, t, edited, return_dict=False)[0]
+            unguided = decode(self.unet, encode(self.unet, control, step)).float()
+            control = solver.step(unguided, t, control, return_dict=False)[0]
         return Counterfactuals(edited.clamp(-1, 1), control.clamp(-1, 1), calls=3 * len(times))
 
     def diffusers_parts(self) -> dict[str, object]:

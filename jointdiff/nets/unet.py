@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from diffusers.models.unets.unet_2d import UNet2DModel
@@ -32,7 +33,8 @@ class Encoding:
         return Encoding(tuple(s[rows] for s in self.skips), self.middle[rows], self.embedding[rows])
 
 
-def encode(unet: UNet2DModel, images: Tensor, steps: Tensor) -> Encoding:
+# The halves take the U-Net as Any: diffusers types its blocks as plain modules, which cannot be called with these names.
+def encode(unet: Any, images: Tensor, steps: Tensor) -> Encoding:
     """Return the maps of noisy images (N, C, H, W) at integer steps (N,): the first half of ``unet(images, steps)``."""
     embedding = unet.time_embedding(unet.time_proj(steps).to(images.dtype))
     x = unet.conv_in(images)
@@ -43,7 +45,7 @@ def encode(unet: UNet2DModel, images: Tensor, steps: Tensor) -> Encoding:
     return Encoding(tuple(skips), unet.mid_block(x, embedding), embedding)
 
 
-def decode(unet: UNet2DModel, encoding: Encoding) -> Tensor:
+def decode(unet: Any, encoding: Encoding) -> Tensor:
     """Return the noise estimate (N, C, H, W): the second half of ``unet(images, steps)``."""
     x, skips = encoding.middle, encoding.skips
     for block in unet.up_blocks:

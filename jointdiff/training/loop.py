@@ -80,11 +80,15 @@ def train(
     key = f"{run.digest} {code_version}"
     resumed = restore_checkpoint(checkpoint, now, key=key)
     _keep_until(metrics, now.progress["step"] if resumed else -1)
-    wrapped, prepared = accelerator.prepare(method, optimiser) if optimiser else (method, None)
+    wrapped: Any = method
+    prepared: Any = None
+    if optimiser:
+        wrapped, prepared = accelerator.prepare(method, optimiser)
 
     label = f"train {run.variant} on {run.dataset}, labels {run.labels}, seed {run.seed}"
     started, saved = time.monotonic() - now.progress["seconds"], time.monotonic()
-    first, sums, since = now.progress["step"], {}, 0
+    first, since = now.progress["step"], 0
+    sums: dict[str, torch.Tensor] = {}
     with Progress(label, total=steps, unit="steps", done=first) as progress, metrics.open("a") as lines:
         for step in range(first, steps):
             seed_step(run.seed, step)
@@ -96,7 +100,7 @@ def train(
             loss = torch.stack(list(terms.values())).sum()
             accelerator.backward(loss)
             norm = accelerator.clip_grad_norm_(method.parameters(), plan.clip_norm)
-            for group in optimiser.param_groups:
+            for group in prepared.param_groups:
                 group["lr"] = _learning_rate(settings, step=step, steps=steps)
             prepared.step()
             prepared.zero_grad(set_to_none=True)
@@ -104,7 +108,7 @@ def train(
 
             # Sums stay on the device: the host asks for them only when a line is due.
             for name, value in {"loss": loss, **terms, "gradient_norm": norm}.items():
-                sums[name] = sums.get(name, 0.0) + value.detach()
+                sums[name] = sums[name] + value.detach() if name in sums else value.detach()
             since += 1
             done = step + 1
             progress.advance()

@@ -76,8 +76,17 @@ def test_every_option_trains_both_halves(classifier_input, pooling):
 def test_the_head_can_see_some_maps_only():
     method = build(pooled_maps=(0, 4))
     assert method.head.net[1].in_features == 8 + 16
-    with pytest.raises(ValueError, match="pooled_maps"):
-        build(pooled_maps=(99,))
+    with pytest.raises(ValueError, match=r"pooled_maps \[99\]"):
+        build(pooled_maps=(0, 99))
+
+
+def test_guidance_can_be_kept_to_some_maps():
+    method = build(guided_maps=(3, 4))
+    with torch.no_grad():
+        encoding = encode(method.unet, torch.randn(2, 1, 16, 16), torch.tensor([5, 500]))
+    moved = method.guide(encoding, torch.tensor([[1.0, 0.0], [0.0, 1.0]]), scale=10.0)
+    changed = [not torch.equal(a, b) for a, b in zip(encoding.maps, moved.maps, strict=True)]
+    assert changed == [False, False, False, True, True]
 
 
 def test_guidance_moves_every_map_down_the_finite_difference_gradient():

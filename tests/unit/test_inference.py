@@ -1,0 +1,176 @@
+"""What trained models are asked for, on a few phantoms and barely trained weights."""
+
+import json
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from jointdiff.config import ConfigError, Explanation, Generation, RunSpec
+from jointdiff.data.prepare import prepare
+from jointdiff.data.store import open_store, write_table
+from jointdiff.evaluate.generation import score_generated
+from jointdiff.files import read_json
+from jointdiff.inference import classify, explain, generate, wanted_labels
+from jointdiff.method import to_unit_range
+from jointdiff.models import load_model
+from jointdiff.training.loop import train
+
+SETTINGS = {
+    "joint": {"width": 8, "multipliers": [1, 2], "blocks": 1, "attention_at": []},
+    "supervised": {"depth": 10, "width": 1},
+    "random": {},
+}
+QUICK = Explanation(images_per_finding=2, steps=2, noises=2, batch_size=1)
+
+
+@pytest.fixture(scope="module")
+def cells(tmp_path_factory):
+    """Prepare phantoms and train one tiny cell of three methods on the same split."""
+    folder = tmp_path_factory.mktemp("cells")
+    prepare("phantom", folder, folder / "store", size=16, options={"patients": 24, "images_per_patient": 2})
+    store = open_store(folder / "store")
+    role = np.repeat(["labelled", "validation", "unlabelled", "test"], [10, 8, 10, 20])
+    write_table({"sample_id": store.sample_ids, "role": role}, folder / "split.parquet")
+    for method, settings in SETTINGS.items():
+        run = RunSpec(
+            experiment="test",
+            dataset="phantom",
+            size=16,
+            labels="18",
+            variant=method,
+            method=method,
+            seed=0,
+            settings=settings,
+            training={"steps": 2, "batch_size": 4, "precision": "fp32", "device": "cpu"},
+        )
+        place = {"store": folder / "store", "split": folder / "split.parquet", "state": folder / "state"}
+        train(run, **place, out=folder / method)
+    return folder
+
+
+def test_predictions_hold_every_validation_and_test_image(cells, tmp_path):
+    data = {"store": cells / "store", "split": cells / "split.parquet"}
+    classify(cells / "supervised/model", **data, out=tmp_path / "p.parquet", batch_size=7)
+    table = pq.read_table(tmp_path / "p.parquet")
+    store = open_store(cells / "store")
+    assert table.column("role").to_pylist() == ["validation"] * 8 + ["test"] * 20
+    rows = np.r_[10:18, 28:48]
+    assert table.column("sample_id").to_pylist() == store.sample_ids[rows].tolist()
+    assert table.column("label:effusion").to_pylist() == store.labels[rows, 2].tolist()
+    model = load_model(cells / "supervised/model")
+    with torch.no_grad():
+        one = model.predict(to_unit_range(torch.from_numpy(store.images[rows[3:4]].copy())).permute(0, 3, 1, 2))
+    assert table.column("score:nodule")[3].as_py() == pytest.approx(one[0, 0].item(), abs=1e-5)
+    assert json.loads(table.schema.metadata[b"cost"])["ms_per_image"] > 0
+
+
+def test_generated_images_do_not_depend_on_the_batch_size(cells, tmp_path):
+    images = []
+    for batch_size in (3, 8):
+        plan = Generation(images=8, steps=2, batch_size=batch_size)
+        out = tmp_path / f"{batch_size}.npz"
+        generate(cells / "joint/model", out=out, picture=tmp_path / "g.png", seed=0, settings=plan)
+        with np.load(out) as stored:
+            images.append(stored["images"])
+            assert stored["labels"].tolist() == wanted_labels("multi_label", 8, 3).tolist()
+            assert len(set(stored["seeds"].tolist())) == 8
+    assert images[0].shape == (8, 16, 16, 1)
+    assert np.abs(images[0].astype(int) - images[1]).max() <= 1
+    assert (tmp_path / "g.png").stat().st_size > 1000
+
+
+def test_generated_images_are_scored(cells, tmp_path):
+    plan = Generation(images=8, steps=2)
+    generate(cells / "joint/model", out=tmp_path / "g.npz", picture=tmp_path / "g.png", seed=0, settings=plan)
+    rows = score_generated(
+        tmp_path / "g.npz",
+        run=read_json(cells / "joint/run.json"),
+        extractor=cells / "supervised/model",
+        store=cells / "store",
+        split=cells / "split.parquet",
+    )
+    by_metric = {row["metric"]: row for row in rows}
+    assert by_metric["frechet_distance"]["value"] > 0
+    assert "extractor=supervised" in by_metric["frechet_distance"]["protocol"]
+    assert "flag=" in by_metric["frechet_distance"]["protocol"], "8 images are fewer than the features"
+    assert np.isnan(by_metric["fid"]["value"])
+    assert "reason=weights absent" in by_metric["fid"]["protocol"]
+
+
+def test_labels_are_asked_for_in_turn():
+    assert wanted_labels("one_of_k", 4, 3).argmax(1).tolist() == [0, 1, 2, 0]
+    assert wanted_labels("multi_label", 3, 2).tolist() == [[0, 0], [1, 0], [0, 1]]
+
+
+def run_explain(cells, tmp_path, method, explainers, settings=QUICK, **changes):
+    out = tmp_path / f"{method}.npz"
+    place = {"store": cells / "store", "split": cells / "split.parquet", **changes}
+    explain(
+        cells / method / "model",
+        **place,
+        out=out,
+        picture=tmp_path / "e.png",
+        explainers=explainers,
+        seed=0,
+        settings=settings,
+        judge=cells / "supervised/model",
+    )
+    with np.load(out) as stored:
+        return dict(stored)
+
+
+def test_every_method_explains_the_same_images(cells, tmp_path):
+    edits = run_explain(cells, tmp_path, "joint", ["counterfactual"])
+    cams = run_explain(cells, tmp_path, "supervised", ["grad_cam"])
+    floor = run_explain(cells, tmp_path, "random", ["random_map", "centre_prior"])
+    for other in (cams, floor):
+        assert np.array_equal(edits["sample"], other["sample"])
+        assert np.array_equal(edits["region"], other["region"])
+    store = open_store(cells / "store")
+    for row, k, region in zip(edits["sample"], edits["finding"], edits["region"], strict=True):
+        assert store.labels[row, k] == 1
+        assert np.array_equal(region, store.regions(int(row), store.info.labels.names[k]))
+    assert edits["map:counterfactual"].shape == (len(edits["sample"]), 16, 16)
+    difference = np.abs(edits["counterfactual"].astype(float) - edits["image"]).mean(3) / 255
+    assert np.abs(edits["map:counterfactual"] - difference).max() < 0.005
+    assert {"before", "after", "judge_before", "judge_after"} <= edits.keys()
+    assert json.loads(str(edits["cost"]))["calls_per_counterfactual"] == 3 * 2 * 2
+    assert (tmp_path / "e.png").stat().st_size > 1000
+
+
+def test_counterfactuals_do_not_depend_on_the_batch_size(cells, tmp_path):
+    one = run_explain(cells, tmp_path, "joint", ["counterfactual"])
+    other = run_explain(
+        cells, tmp_path, "joint", ["counterfactual"], settings=QUICK.model_copy(update={"batch_size": 5})
+    )
+    assert np.abs(one["map:counterfactual_control"] - other["map:counterfactual_control"]).max() < 1e-4
+
+
+def test_a_data_set_without_regions_is_still_explained(cells, tmp_path):
+    folder = tmp_path / "plain"
+    folder.mkdir()
+    for file in (cells / "store").iterdir():
+        (folder / file.name).write_bytes(file.read_bytes())
+    info = read_json(folder / "dataset.json")
+    (folder / "dataset.json").write_text(json.dumps({**info, "has_regions": False}))
+    edits = run_explain(cells, tmp_path, "joint", ["counterfactual"], store=folder)
+    assert len(edits["sample"]) > 0
+
+
+@pytest.mark.parametrize(("method", "explainer"), [("supervised", "counterfactual"), ("random", "grad_cam")])
+def test_a_method_that_cannot_explain_says_so(cells, tmp_path, method, explainer):
+    with pytest.raises(ConfigError, match=f"cannot give '{explainer}'; remove it"):
+        run_explain(cells, tmp_path, method, [explainer])
+
+
+def test_a_method_that_cannot_generate_says_so(cells, tmp_path):
+    with pytest.raises(ConfigError, match="draws no images; set generate: false"):
+        generate(
+            cells / "supervised/model",
+            out=tmp_path / "g.npz",
+            picture=tmp_path / "g.png",
+            seed=0,
+            settings=Generation(),
+        )
