@@ -24,7 +24,6 @@ from jointdiff.progress import Progress
 from jointdiff.seeding import derive, rng
 
 
-@torch.no_grad()
 def classify(
     model: Path | str,
     *,
@@ -44,7 +43,7 @@ def classify(
     role = np.repeat(["validation", "test"], [len(roles["validation"]), len(roles["test"])])
     rows = np.concatenate([roles["validation"], roles["test"]])
     started = time.perf_counter()
-    scores = predict_rows(method, data, rows, batch_size=batch_size, device=target)
+    scores = answers(method.predict, data.images, rows, batch_size=batch_size, device=target)
     cost = {"ms_per_image": 1000.0 * (time.perf_counter() - started) / len(rows), "calls_per_image": 1.0}
 
     names = data.info.labels.names
@@ -57,16 +56,23 @@ def classify(
 
 
 @torch.no_grad()
-def predict_rows(method: Method, data: Store, rows: np.ndarray, *, batch_size: int, device: torch.device) -> np.ndarray:
-    """Return probabilities (len(rows), K) of rows of a store."""
-    answers = [method.predict(images) for images in image_batches(data, rows, batch_size=batch_size, device=device)]
-    return torch.cat(answers).float().cpu().numpy()
+def answers(
+    ask: Callable[[Tensor], Tensor],
+    pixels: np.ndarray,
+    rows: np.ndarray,
+    *,
+    batch_size: int,
+    device: torch.device,
+) -> np.ndarray:
+    """Return what ``ask`` (a model's predict or features) says of some rows of uint8 images (N, H, W, C)."""
+    batches = image_batches(pixels, rows, batch_size=batch_size, device=device)
+    return torch.cat([ask(images) for images in batches]).float().cpu().numpy()
 
 
-def image_batches(data: Store, rows: np.ndarray, *, batch_size: int, device: torch.device) -> Iterator[Tensor]:
-    """Yield images (N, C, H, W) in [-1, 1] of rows of a store."""
+def image_batches(pixels: np.ndarray, rows: np.ndarray, *, batch_size: int, device: torch.device) -> Iterator[Tensor]:
+    """Yield images (n, C, H, W) in [-1, 1] of some rows of uint8 images (N, H, W, C), which may be memory-mapped."""
     for start in range(0, len(rows), batch_size):
-        images = torch.from_numpy(data.images[rows[start : start + batch_size]])
+        images = torch.from_numpy(pixels[rows[start : start + batch_size]])
         yield to_unit_range(images.permute(0, 3, 1, 2).to(device)).contiguous()
 
 
@@ -221,7 +227,7 @@ def _by_finding(
         places = np.flatnonzero(findings == k)
         for start in range(0, len(places), batch_size):
             part = places[start : start + batch_size]
-            (images,) = image_batches(data, rows[part], batch_size=batch_size, device=device)
+            (images,) = image_batches(data.images, rows[part], batch_size=batch_size, device=device)
             yield part, images
 
 

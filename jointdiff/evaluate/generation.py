@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from jointdiff.data.store import open_store
 from jointdiff.devices import pick_device
 from jointdiff.evaluate.scores import Identity, Row, format_protocol, score_row
-from jointdiff.files import sha256
-from jointdiff.method import to_unit_range
+from jointdiff.files import read_json, sha256
+from jointdiff.inference import answers
 from jointdiff.models import load_model
+from jointdiff.seeding import rng
 from jointdiff.training.selection import macro_auroc
 
 # clean-fid's Inception network (its file name and the digest of the published file).
@@ -37,7 +39,6 @@ def frechet_distance(a: np.ndarray, b: np.ndarray) -> float:
     return float(((mean_a - mean_b) ** 2).sum() + np.trace(cov_a) + np.trace(cov_b) - 2.0 * cross)
 
 
-@torch.no_grad()
 def score_generated(
     generated: Path | str,
     *,
@@ -64,16 +65,13 @@ def score_generated(
         protocol = json.loads(str(stored["protocol"]))
     model: Any = load_model(extractor).to(target)
 
-    def features(pixels: np.ndarray) -> np.ndarray:
-        """Return features of uint8 images (N, H, W, C)."""
-        parts = []
-        for start in range(0, len(pixels), batch_size):
-            batch = torch.from_numpy(pixels[start : start + batch_size]).permute(0, 3, 1, 2).to(target)
-            parts.append(model.features(to_unit_range(batch)).float().cpu().numpy())
-        return np.concatenate(parts).astype(np.float64)
+    def told(ask: Callable[[Tensor], Tensor], pixels: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        return answers(ask, pixels, rows, batch_size=batch_size, device=target).astype(np.float64)
 
-    real_test, real_train = data.images[roles["test"]], data.images[train]
-    test = features(real_test)
+    every = np.arange(len(images))
+    test = told(model.features, data.images, roles["test"])
+    # As many real training images, for a distance that a perfect model would have.
+    some_train = np.sort(rng(identity.seed, "real reference").permutation(train)[: len(images)])
     facts = {
         "extractor": read_variant(extractor),
         **protocol,
@@ -88,15 +86,15 @@ def score_generated(
         score_row(
             identity,
             metric="frechet_distance",
-            value=frechet_distance(features(images), test),
+            value=frechet_distance(told(model.features, images, every), test),
             n=len(images),
             protocol=format_protocol(**facts),
         ),
         score_row(
             identity,
             metric="frechet_distance_real",
-            value=frechet_distance(features(real_train[: len(images)]), test),
-            n=min(len(images), len(real_train)),
+            value=frechet_distance(told(model.features, data.images, some_train), test),
+            n=len(some_train),
             protocol=format_protocol(
                 extractor=facts["extractor"], reference="test", n_real=len(test), generated="train"
             ),
@@ -104,7 +102,7 @@ def score_generated(
         score_row(
             identity,
             metric="guidance_auroc",
-            value=macro_auroc(_judge(model, images, batch_size, target), labels),
+            value=macro_auroc(told(model.predict, images, every), labels),
             n=len(images),
             protocol=format_protocol(judge=facts["extractor"], **protocol),
         ),
@@ -115,7 +113,7 @@ def score_generated(
     else:
         network = inception_network(inception, target)
         value = frechet_distance(
-            inception_features(network, images, target), inception_features(network, real_test, target)
+            inception_features(network, images, target), inception_features(network, data.images[roles["test"]], target)
         )
         rows.append(
             score_row(
@@ -134,15 +132,7 @@ def score_generated(
 
 def read_variant(model: Path | str) -> str:
     """Return the variant's name from a model folder."""
-    return json.loads((Path(model) / "config.json").read_text())["run"]["variant"]
-
-
-def _judge(model: Any, images: np.ndarray, batch_size: int, device: torch.device) -> np.ndarray:
-    parts = []
-    for start in range(0, len(images), batch_size):
-        batch = torch.from_numpy(images[start : start + batch_size]).permute(0, 3, 1, 2).to(device)
-        parts.append(model.predict(to_unit_range(batch)).float().cpu().numpy())
-    return np.concatenate(parts)
+    return read_json(Path(model) / "config.json")["run"]["variant"]
 
 
 def inception_network(path: Path | str, device: torch.device) -> Any:

@@ -33,7 +33,7 @@ class Encoding:
         return Encoding(tuple(s[rows] for s in self.skips), self.middle[rows], self.embedding[rows])
 
 
-# The halves take the U-Net as Any: diffusers types its blocks as plain modules, which cannot be called with these names.
+# The halves take the U-Net as Any: to a type checker its blocks are plain modules.
 def encode(unet: Any, images: Tensor, steps: Tensor) -> Encoding:
     """Return the maps of noisy images (N, C, H, W) at integer steps (N,): the first half of ``unet(images, steps)``."""
     embedding = unet.time_embedding(unet.time_proj(steps).to(images.dtype))
