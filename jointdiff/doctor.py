@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 from jointdiff.paths import inception_weights
 
+TEX_PACKAGES = ("booktabs", "caption", "geometry", "graphicx", "lmodern", "siunitx")  # of the paper
 SPACE_GIB = 5.0  # what the default experiment and its environment take, generously
 
 
@@ -81,12 +83,23 @@ def _device() -> Finding:
     return Finding("device", f"{len(names)} GPU(s): {', '.join(sorted(set(names)))}, {memory:.0f} GiB")
 
 
+def missing_tex() -> str | None:
+    """Return what keeps tables from being compiled to a PDF: pdflatex or a package; None where nothing is missing."""
+    if shutil.which("pdflatex") is None:
+        return "pdflatex"
+    if shutil.which("kpsewhich") is None:
+        return None  # it cannot be asked; pdflatex itself will say
+    packages = [f"{name}.sty" for name in TEX_PACKAGES]
+    found = subprocess.run(["kpsewhich", *packages], capture_output=True, text=True).stdout.split()
+    return next((name for name in packages if not any(path.endswith(f"/{name}") for path in found)), None)
+
+
 def _tex() -> Finding:
-    found = shutil.which("pdflatex")
-    if found:
-        return Finding("TeX", found)
+    missing = missing_tex()
+    if missing is None:
+        return Finding("TeX", str(shutil.which("pdflatex")))
     affects = "compile_paper: tables are written as .tex and .csv, paper.pdf is not (packages: .ci/run)"
-    return Finding("TeX", "no pdflatex", "absent", affects)
+    return Finding("TeX", f"no {missing}", "absent", affects)
 
 
 def _slurm() -> Finding:

@@ -32,6 +32,13 @@ def find_cells(results: Path | str) -> list[Path]:
     return sorted(run.parent for run in Path(results).glob("*/labels-*/*/seed-*/run.json"))
 
 
+def describe(path: Path | str) -> str:
+    """Name the cell that a file lies in, in words."""
+    dataset, labels, method, seed = Path(path).parent.parts[-4:]
+    words = f"{method} on {dataset}, {labels.removeprefix('labels-')} labels, {seed.replace('-', ' ')}"
+    return words.replace("_", " ")
+
+
 def inception_weights(named: str | None, *, mirror: str | None) -> Path | None:
     """Return the file of clean-fid's Inception weights: the one named, or the mirror's where it has one."""
     if named:

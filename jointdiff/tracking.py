@@ -98,7 +98,7 @@ class Tracker:
             run_id = store.cell(self.run, self.code_version)
             store.curves(run_id, metrics)
             if self.monitor is None:
-                self.monitor = _system_metrics(run_id)
+                self.monitor = _system_metrics(run_id, store.uri)
             return True
 
         self.broken = not _forgiving(push)
@@ -151,9 +151,11 @@ def _settle_environment() -> None:
     logging.getLogger("alembic").setLevel(logging.WARNING)
 
 
-def _system_metrics(run_id: str) -> Any:
+def _system_metrics(run_id: str, uri: str) -> Any:
+    import mlflow
     from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
+    mlflow.set_tracking_uri(uri)
     monitor = SystemMetricsMonitor(run_id, resume_logging=True)
     monitor.start()
     return monitor
@@ -166,7 +168,6 @@ class _Store:
         import mlflow
 
         self.uri = tracking_uri(store)
-        mlflow.set_tracking_uri(self.uri)
         self.client = mlflow.MlflowClient(self.uri)
         self.name = store["experiment"]
         found = self.client.get_experiment_by_name(self.name)
@@ -276,13 +277,20 @@ class _Store:
         """Log the model folder as it is; ``_load_pyfunc`` below reads it, so nothing is pickled or guessed."""
         import mlflow
 
-        with mlflow.start_run(run_id=run_id, log_system_metrics=False):
-            mlflow.pyfunc.log_model(
-                name=name,
-                loader_module=__name__,
-                data_path=str(folder),
-                pip_requirements=["jointdiff-bench"],
-            )
+        before = os.environ.get("MLFLOW_TRACKING_URI")
+        mlflow.set_tracking_uri(self.uri)  # which sets the variable for good
+        try:
+            with mlflow.start_run(run_id=run_id, log_system_metrics=False):
+                mlflow.pyfunc.log_model(
+                    name=name,
+                    loader_module=__name__,
+                    data_path=str(folder),
+                    pip_requirements=["jointdiff-bench"],
+                )
+        finally:
+            os.environ.pop("MLFLOW_TRACKING_URI", None)
+            if before is not None:
+                os.environ["MLFLOW_TRACKING_URI"] = before
 
     def _batch(
         self,

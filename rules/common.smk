@@ -4,6 +4,7 @@ import os
 import shutil
 
 from jointdiff.config import ConfigError, parse_experiment
+from jointdiff.doctor import missing_tex
 from jointdiff.paths import CELL, SPLIT, TAG, WILDCARDS, inception_weights
 from jointdiff.provenance import code_version
 from jointdiff.registry import methods, sources
@@ -14,7 +15,7 @@ except ConfigError as error:
     raise WorkflowError(f"The configuration cannot be used.\n{error}") from None
 config.update(experiment.model_dump(mode="json"))  # with every default filled in
 
-TEX = shutil.which("pdflatex") is not None
+NO_TEX = missing_tex()
 # Without these weights FID is a gap; once they are there, exactly the scores that need them are computed again.
 INCEPTION = inception_weights(
     experiment.evaluation.inception, mirror=os.environ.get("JOINTDIFF_MIRROR") or experiment.mirror
@@ -34,9 +35,9 @@ wildcard_constraints:
 
 
 onstart:
-    if not TEX:
+    if NO_TEX:
         print(
-            "No pdflatex here: tables are written as .tex and .csv, but paper.pdf is not made (see `jointdiff doctor`)."
+            f"TeX is not complete ({NO_TEX} is missing): the tables are made, paper.pdf is not. See `jointdiff doctor`."
         )
 
 
@@ -93,11 +94,17 @@ def judge(wildcards):
     return extractor(wildcards) if "counterfactual" in experiment.methods[wildcards.method].explain else []
 
 
+def page(path, category):
+    """Show a file in the report under the question that it answers, with the caption that bears its name."""
+    stem = path.rpartition("/")[2].partition(".")[0]
+    return report(path, caption=f"../docs/report/{stem}.rst", category=category, labels={"what": stem})
+
+
 def final_files(wildcards):
     """List what a complete run leaves behind, its report apart."""
     return [
         "<results>/scores.parquet",
-        *(["<results>/paper.pdf"] if TEX else []),
+        *([] if NO_TEX else ["<results>/paper.pdf"]),
         *rules.draw_tables.output,
         *rules.draw_figures.output,
         *generated("generated.png"),

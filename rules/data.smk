@@ -40,7 +40,7 @@ rule split_dataset:
         audit=report(
             f"{SPLIT}/audit-{{seed}}.csv",
             caption="../docs/report/audit.rst",
-            category="Can the split be trusted?",
+            category="Is the split clean?",
             labels={"data set": "{dataset}", "labels": "{labels}", "seed": "{seed}"},
         ),
     log:

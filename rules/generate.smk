@@ -34,7 +34,7 @@ rule generate_images:
         grid=report(
             f"{CELL}/generated.png",
             caption="../docs/report/grid.rst",
-            category="What does the model draw?",
+            category="Are its images useful?",
             labels={
                 "data set": "{dataset}",
                 "labels": "{labels}",
@@ -69,7 +69,7 @@ rule explain_findings:
         strips=report(
             f"{CELL}/explanations.png",
             caption="../docs/report/strips.rst",
-            category="Where does the model see a finding?",
+            category="Does it show the right place?",
             labels={
                 "data set": "{dataset}",
                 "labels": "{labels}",

@@ -1,13 +1,5 @@
 """What a person reads: tables, figures, one document, one page in the browser."""
 
-TABLES = ["classification", "joint", "localisation", "cost"]
-FIGURES = {
-    "auroc": "How good is the classification?",
-    "reliability": "How good is the classification?",
-    "change": "Where does the model see a finding?",
-    "loss": "How did training go?",
-}
-
 
 localrules:
     draw_tables,
@@ -19,12 +11,24 @@ localrules:
 rule draw_tables:
     input:
         scores="<results>/scores.parquet",
+        predictions=of_cells("predictions.parquet"),
+        published=workflow.basedir + "/config/published.csv",
     output:
-        tex=expand("<results>/tables/{table}.tex", table=TABLES),
-        csv=expand("<results>/tables/{table}.csv", table=TABLES),
+        expand(
+            "<results>/tables/{table}.{kind}",
+            table=["classification", "joint", "localisation", "cost"],
+            kind=["tex", "csv", "md"],
+        ),
+        page("<results>/tables/classification.html", "Which classifier with few labels?"),
+        page("<results>/tables/localisation.html", "Does it show the right place?"),
+        page("<results>/tables/joint.html", "Are its images useful?"),
+        page("<results>/tables/cost.html", "What does it cost?"),
     log:
         "<logs>/draw_tables.log",
     params:
+        methods=list(experiment.methods),
+        draws=experiment.evaluation.bootstrap,
+        alpha=1 - experiment.evaluation.confidence,
         code_version=code_version("jointdiff.report.tables"),
     script:
         "../workflow_scripts/draw_tables.py"
@@ -33,11 +37,18 @@ rule draw_tables:
 rule draw_figures:
     input:
         scores="<results>/scores.parquet",
+        predictions=of_cells("predictions.parquet"),
+        metrics=of_cells("metrics.jsonl"),
     output:
-        png=expand("<results>/figures/{figure}.png", figure=FIGURES),
+        expand("<results>/figures/{figure}.pdf", figure=["auroc", "loss", "change", "reliability"]),
+        page("<results>/figures/auroc.png", "Which classifier with few labels?"),
+        page("<results>/figures/loss.png", "Which classifier with few labels?"),
+        page("<results>/figures/change.png", "Does it show the right place?"),
+        page("<results>/figures/reliability.png", "Can its probabilities be trusted?"),
     log:
         "<logs>/draw_figures.log",
     params:
+        methods=list(experiment.methods),
         code_version=code_version("jointdiff.report.figures"),
     script:
         "../workflow_scripts/draw_figures.py"
@@ -45,12 +56,18 @@ rule draw_figures:
 
 rule compile_paper:
     input:
-        tables=rules.draw_tables.output.tex,
+        scores="<results>/scores.parquet",
+        tables=rules.draw_tables.output,
+        figures=rules.draw_figures.output,
+        grids=generated("generated.png"),
+        strips=explained("explanations.png"),
     output:
         paper="<results>/paper.pdf",
+        source="<results>/paper.tex",
     log:
         "<logs>/compile_paper.log",
     params:
+        title=f"JointDiff Bench: {experiment.name}",
         code_version=code_version("jointdiff.report.paper"),
     script:
         "../workflow_scripts/compile_paper.py"

@@ -1,12 +1,12 @@
 """Let a trained model judge every validation and test image."""
 
-from jointdiff.gpus import reserve_gpu
+from jointdiff.jobs import prepare_torch
 from jointdiff.logs import to_rule_log
 
 
 def main(rule):
-    reserve_gpu(rule.resources.gpu)
-    from jointdiff.inference import classify  # imports torch, which must see the reserved GPU alone
+    prepare_torch(gpus=rule.resources.gpu)
+    from jointdiff.inference import classify  # imports torch
 
     classify(
         rule.input.model,

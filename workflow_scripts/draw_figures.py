@@ -1,4 +1,4 @@
-"""Draw the figures."""
+"""Draw the figures for a paper and for a screen."""
 
 from pathlib import Path
 
@@ -7,7 +7,13 @@ from jointdiff.report.figures import draw_figures
 
 
 def main(rule):
-    draw_figures(rule.input.scores, Path(rule.output.png[0]).parent)
+    draw_figures(
+        rule.input.scores,
+        rule.input.predictions,
+        rule.input.metrics,
+        Path(rule.output[0]).parent,
+        methods=rule.params.methods,
+    )
 
 
 if __name__ == "__main__":

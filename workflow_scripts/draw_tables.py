@@ -1,4 +1,4 @@
-"""Write the tables as LaTeX and CSV."""
+"""Write the tables as LaTeX, CSV, Markdown and HTML."""
 
 from pathlib import Path
 
@@ -7,7 +7,15 @@ from jointdiff.report.tables import draw_tables
 
 
 def main(rule):
-    draw_tables(rule.input.scores, Path(rule.output.tex[0]).parent)
+    draw_tables(
+        rule.input.scores,
+        rule.input.predictions,
+        Path(rule.output[0]).parent,
+        published=rule.input.published,
+        methods=rule.params.methods,
+        draws=rule.params.draws,
+        alpha=rule.params.alpha,
+    )
 
 
 if __name__ == "__main__":

@@ -1,13 +1,13 @@
 """Show where a trained model sees each finding, and what its images look like without it."""
 
 from jointdiff.config import Explanation
-from jointdiff.gpus import reserve_gpu
+from jointdiff.jobs import prepare_torch
 from jointdiff.logs import to_rule_log
 
 
 def main(rule):
-    reserve_gpu(rule.resources.gpu)
-    from jointdiff.inference import explain  # imports torch, which must see the reserved GPU alone
+    prepare_torch(gpus=rule.resources.gpu)
+    from jointdiff.inference import explain  # imports torch
 
     explain(
         rule.input.model,

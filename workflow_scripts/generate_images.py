@@ -1,13 +1,13 @@
 """Draw synthetic images from a trained model, with a grid to look at."""
 
 from jointdiff.config import Generation
-from jointdiff.gpus import reserve_gpu
+from jointdiff.jobs import prepare_torch
 from jointdiff.logs import to_rule_log
 
 
 def main(rule):
-    reserve_gpu(rule.resources.gpu)
-    from jointdiff.inference import generate  # imports torch, which must see the reserved GPU alone
+    prepare_torch(gpus=rule.resources.gpu)
+    from jointdiff.inference import generate  # imports torch
 
     generate(
         rule.input.model,

@@ -2,13 +2,13 @@
 
 from jointdiff.evaluate.scores import write_rows
 from jointdiff.files import read_json
-from jointdiff.gpus import reserve_gpu
+from jointdiff.jobs import prepare_torch
 from jointdiff.logs import to_rule_log
 
 
 def main(rule):
-    reserve_gpu(rule.resources.gpu)
-    from jointdiff.evaluate.generation import score_generated  # imports torch, which must see the reserved GPU alone
+    prepare_torch(gpus=rule.resources.gpu)
+    from jointdiff.evaluate.generation import score_generated  # imports torch
 
     rows = score_generated(
         rule.input.images,

@@ -4,14 +4,14 @@ from pathlib import Path
 
 from jointdiff.config import RunSpec
 from jointdiff.files import read_json
-from jointdiff.gpus import reserve_gpu
+from jointdiff.jobs import prepare_torch
 from jointdiff.logs import to_rule_log
 from jointdiff.tracking import Tracker
 
 
 def main(rule):
-    reserve_gpu(rule.resources.gpu)
-    from jointdiff.training.loop import train  # imports torch, which must see the reserved GPU alone
+    prepare_torch(gpus=rule.resources.gpu)
+    from jointdiff.training.loop import train  # imports torch
 
     run = RunSpec.model_validate(rule.params.run)
     train(

@@ -16,7 +16,7 @@ BASELINES = sorted((ROOT / "baselines").glob("*.py"))
 SCRIPTS = sorted((ROOT / "workflow_scripts").glob("*.py"))
 RULES = [ROOT / "Snakefile", *sorted((ROOT / "rules").glob("*.smk"))]
 # What Snakefile and rules may import: modules that import neither torch nor pandas themselves.
-LIGHT = {"jointdiff.config", "jointdiff.paths", "jointdiff.provenance", "jointdiff.registry"}
+LIGHT = {"jointdiff.config", "jointdiff.doctor", "jointdiff.paths", "jointdiff.provenance", "jointdiff.registry"}
 
 
 def short(path: Path) -> str:
@@ -116,7 +116,7 @@ def modules_after(code: str) -> set[str]:
 
 
 @pytest.mark.parametrize(
-    "module", [*sorted(LIGHT), "jointdiff.logs", "jointdiff.gpus", "jointdiff.tracking", "jointdiff.cli"]
+    "module", [*sorted(LIGHT), "jointdiff.logs", "jointdiff.jobs", "jointdiff.tracking", "jointdiff.cli"]
 )
 def test_light_modules_are_light(module: str) -> None:
     assert not modules_after(f"import {module}") & {"torch", "pandas", "mlflow", "snakemake", "sklearn", "matplotlib"}

@@ -1,0 +1,228 @@
+"""MLflow shows what the files say: once, whole, however often and from however many processes it is told."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jointdiff import tracking
+from jointdiff.config import RunSpec, Training
+from jointdiff.tracking import Tracker, create_store, sync_experiment
+
+
+def spec(seed: int = 0) -> RunSpec:
+    return RunSpec(
+        experiment="made", dataset="phantom", size=16, labels="50", variant="joint", method="joint", seed=seed,
+        settings={}, training=Training(steps=40),
+    )  # fmt: skip
+
+
+def write_curve(path: Path, *, until: int) -> None:
+    lines = [
+        {"step": step, "images": 8 * step, "split": split, "loss": 1 / (step + 1)}
+        for step in range(0, until, 10)
+        for split in ("train", "validation")
+    ]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def write_cell(results: Path, seed: int) -> Path:
+    run = spec(seed)
+    cell = results / "phantom" / "labels-50" / "joint" / f"seed-{seed}"
+    (cell / "model").mkdir(parents=True)
+    (cell / "model" / "config.json").write_text("{}")
+    (cell / "generated.png").write_bytes(b"picture")
+    write_curve(cell / "metrics.jsonl", until=40)
+    record = {
+        "spec": run.model_dump(mode="json"), "settings": {"width": 16}, "run_id": run.digest,
+        "config_digest": run.digest, "code_version": "abc", "data_digest": "f" * 64, "roles": {"test": 3},
+        "cost": {"train_seconds": 2.5, "steps": 40, "device": "CPU"},
+    }  # fmt: skip
+    (cell / "run.json").write_text(json.dumps(record))
+    return cell
+
+
+@pytest.fixture
+def results(tmp_path: Path) -> Path:
+    folder = tmp_path / "results" / "made"
+    for seed in (0, 1):
+        write_cell(folder, seed)
+    (folder / "tables").mkdir()
+    (folder / "tables" / "cost.csv").write_text("a,b\n")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def initialised(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An SQLite store whose migrations are done: they take seconds, so tests copy it."""
+    folder = tmp_path_factory.mktemp("store")
+    create_store("other", beside=folder)
+    return folder / "mlflow.db"
+
+
+@pytest.fixture
+def ready(results: Path, initialised: Path) -> Path:
+    """Results with an initialised store beside them."""
+    shutil.copy(initialised, results.parent / "mlflow.db")
+    return results
+
+
+def runs_of(store: dict[str, Any]) -> tuple[Any, list[Any]]:
+    import mlflow
+
+    client = mlflow.MlflowClient(store["uri"])
+    return client, client.search_runs([client.get_experiment_by_name(store["experiment"]).experiment_id])
+
+
+def nobody_answers(monkeypatch: pytest.MonkeyPatch) -> str:
+    """Return the address of a server that is not there."""
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        return f"http://127.0.0.1:{taken.getsockname()[1]}"
+
+
+def test_everything_is_shown_once(ready: Path) -> None:
+    store = create_store("made", beside=ready.parent)
+    assert sync_experiment(ready, store=store) == {"enabled": True, "cells": 2, "pushed": 2, "complete": True}
+    assert sync_experiment(ready, store=store)["pushed"] == 0
+
+    client, runs = runs_of(store)
+    parents = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
+    children = {run.data.tags["seed"]: run for run in runs if "mlflow.parentRunId" in run.data.tags}
+    assert len(parents) == 1
+    assert set(children) == {"0", "1"}
+    assert [file.path for file in client.list_artifacts(parents[0].info.run_id, "tables")] == ["tables/cost.csv"]
+    child = children["1"]
+    assert child.info.status == "FINISHED"
+    assert child.data.tags["mlflow.parentRunId"] == parents[0].info.run_id
+    assert child.data.tags.items() >= {
+        "dataset": "phantom", "labels": "50", "method": "joint", "code_version": "abc", "config_digest": spec(1).digest,
+    }.items()  # fmt: skip
+    assert child.data.params.items() >= {"training.steps": "40", "settings.width": "16", "seed": "1"}.items()
+    for split in ("train", "validation"):
+        curve = client.get_metric_history(child.info.run_id, f"{split}/loss")
+        assert [(point.step, point.value) for point in curve] == [(s, 1 / (s + 1)) for s in range(0, 40, 10)]
+    assert child.data.metrics["cost/train_seconds"] == 2.5
+    assert {data.dataset.name for data in child.inputs.dataset_inputs} == {"phantom-16", "phantom-16 split"}
+    shown = {file.path for file in client.list_artifacts(child.info.run_id)}
+    assert shown >= {"run.json", "metrics.jsonl", "generated.png"}
+    models = client.search_logged_models([child.info.experiment_id])
+    assert {model.source_run_id for model in models} == {run.info.run_id for run in children.values()}
+    stored = [path for path in (ready.parent / "mlartifacts").rglob("*") if path.is_file()]
+    assert stored
+    assert not [path for path in stored if path.suffix in {".pkl", ".lock"}]
+
+
+def test_a_growing_curve_is_pushed_line_by_line(ready: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tracking, "LIVE_AFTER", 0.0)
+    monkeypatch.setattr(tracking, "LIVE_EVERY", 0.0)
+    monkeypatch.setattr(tracking, "_system_metrics", lambda *_: object())
+    store = create_store("made", beside=ready.parent)
+    cell = ready / "phantom" / "labels-50" / "joint" / "seed-0"
+    tracker = Tracker(store, spec(0), code_version="abc")
+    for until in (20, 20, 40):
+        write_curve(cell / "metrics.jsonl", until=until)
+        tracker(cell / "metrics.jsonl")
+        assert tracker.thread is not None
+        tracker.thread.join()
+    sync_experiment(ready, store=store)
+    client, runs = runs_of(store)
+    (child,) = [run for run in runs if run.data.tags.get("seed") == "0"]
+    assert len(client.get_metric_history(child.info.run_id, "train/loss")) == 4
+
+
+def test_a_short_training_pays_nothing(results: Path) -> None:
+    script = (
+        "import sys, json; from pathlib import Path; from jointdiff.config import RunSpec; "
+        "from jointdiff.tracking import Tracker; run = RunSpec.model_validate(json.loads(sys.argv[1])); "
+        "Tracker({'enabled': True, 'uri': 'sqlite:///x', 'experiment': 'e'}, run, code_version='')(Path('m')); "
+        "assert 'mlflow' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", script, spec().model_dump_json()], check=True)
+
+
+def test_an_unreachable_server_is_one_warning_and_a_later_sync(
+    ready: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uri = nobody_answers(monkeypatch)
+    started = time.monotonic()
+    with caplog.at_level(logging.WARNING, logger="jointdiff.tracking"):
+        store = create_store("made", beside=ready.parent, uri=uri)
+    assert len(caplog.records) == 1
+    assert "later" in caplog.text
+    caplog.clear()
+    with caplog.at_level(logging.WARNING, logger="jointdiff.tracking"):
+        summary = sync_experiment(ready, store=store)
+    assert not summary["complete"]
+    assert len(caplog.records) == 1
+    assert time.monotonic() - started < 60
+
+    store = create_store("made", beside=ready.parent)  # the address is mended
+    assert sync_experiment(ready, store=store) == {"enabled": True, "cells": 2, "pushed": 2, "complete": True}
+
+
+def test_a_training_survives_a_store_that_fails(
+    results: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tracking, "LIVE_AFTER", 0.0)
+    store = {"enabled": True, "experiment": "made", "uri": nobody_answers(monkeypatch), "artifacts": None}
+    tracker = Tracker(store, spec(), code_version="abc")
+    for _ in range(3):
+        tracker(results / "phantom" / "labels-50" / "joint" / "seed-0" / "metrics.jsonl")
+        assert tracker.thread is not None
+        tracker.thread.join()
+    assert len([record for record in caplog.records if record.name == "jointdiff.tracking"]) == 1
+
+
+def test_four_processes_write_to_one_sqlite_store(ready: Path) -> None:
+    store = create_store("made", beside=ready.parent)
+    script = """
+import json, sys
+from pathlib import Path
+from jointdiff import tracking
+from jointdiff.config import RunSpec
+tracking.LIVE_AFTER, tracking._system_metrics = 0.0, lambda *_: object()
+tracker = tracking.Tracker(json.loads(sys.argv[1]), RunSpec.model_validate_json(sys.argv[2]), code_version="abc")
+tracker(Path(sys.argv[3]))
+tracker.thread.join()
+assert not tracker.broken
+"""
+    curve = str(ready / "phantom" / "labels-50" / "joint" / "seed-0" / "metrics.jsonl")
+    writers = [
+        subprocess.Popen(
+            [sys.executable, "-c", script, json.dumps(store), spec(seed).model_dump_json(), curve],
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for seed in range(4)
+    ]
+    errors = [writer.communicate()[1] for writer in writers]
+    assert [writer.returncode for writer in writers] == [0] * 4, errors
+    client, runs = runs_of(store)
+    children = [run for run in runs if "seed" in run.data.tags]
+    assert sorted(run.data.tags["seed"] for run in children) == ["0", "1", "2", "3"]
+    assert len(runs) == 5
+    for run in children:
+        assert len(client.get_metric_history(run.info.run_id, "train/loss")) == 4
+
+
+def test_nothing_is_made_where_tracking_is_off(results: Path) -> None:
+    store = create_store("made", beside=results.parent, enabled=False)
+    assert sync_experiment(results, store=store)["complete"]
+    assert not (results.parent / "mlflow.db").exists()
+
+
+def test_the_environment_names_another_store(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert tracking.tracking_uri({"uri": "sqlite:///a"}) == "sqlite:///a"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://there")
+    assert tracking.tracking_uri({"uri": "sqlite:///a"}) == "http://there"
