@@ -184,6 +184,7 @@ def test_a_training_survives_a_store_that_fails(
     assert len([record for record in caplog.records if record.name == "jointdiff.tracking"]) == 1
 
 
+@pytest.mark.workflow
 def test_four_processes_write_to_one_sqlite_store(ready: Path) -> None:
     store = create_store("made", beside=ready.parent)
     script = """
