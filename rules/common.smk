@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from pathlib import Path
 
 from jointdiff.config import ConfigError, parse_experiment
 from jointdiff.doctor import missing_tex
@@ -96,7 +97,7 @@ def judge(wildcards):
 
 def page(path, category):
     """Show a file in the report under the question that it answers, with the caption that bears its name."""
-    stem = path.rpartition("/")[2].partition(".")[0]
+    stem = Path(path).stem
     return report(path, caption=f"../docs/report/{stem}.rst", category=category, labels={"what": stem})
 
 

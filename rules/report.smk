@@ -12,7 +12,7 @@ rule draw_tables:
     input:
         scores="<results>/scores.parquet",
         predictions=of_cells("predictions.parquet"),
-        published=workflow.basedir + "/config/published.csv",
+        published=str(Path(workflow.basedir, "config", "published.csv")),
     output:
         expand(
             "<results>/tables/{table}.{kind}",
