@@ -103,6 +103,9 @@ def _mlflow(options: argparse.Namespace) -> None:
     from jointdiff.tracking import browse_command
 
     command = browse_command(options.results, port=options.port)
+    if command is None:
+        print(f"MLflow runs at {os.environ['MLFLOW_TRACKING_URI']}: open that address in a browser.")
+        return
     print(" ".join(command), flush=True)
     # Replaced rather than started, so that Ctrl-C ends the server and nothing is left behind.
     os.execv(sys.executable, [sys.executable, "-m", *command])
@@ -187,7 +190,7 @@ def _read_image(path: Path, data: Any) -> Any:
     how = load_source(data.name).SOURCE.resize
     height, width = pixels.shape[:2]
     square = Fit(height, width, data.size, how).image(pixels)
-    return to_unit_range(torch.from_numpy(square)[None].permute(0, 3, 1, 2)).contiguous()
+    return to_unit_range(torch.from_numpy(square.copy())[None].permute(0, 3, 1, 2)).contiguous()
 
 
 if __name__ == "__main__":

@@ -381,7 +381,16 @@ def _load_pyfunc(folder: str) -> _Predictor:
     return _Predictor(folder)
 
 
-def browse_command(folder: Path | str, *, host: str = "127.0.0.1", port: int = 5000) -> list[str]:
-    """Return the command that shows the store of a results folder in a browser."""
+def browse_command(folder: Path | str, *, host: str = "127.0.0.1", port: int = 5000) -> list[str] | None:
+    """Return the command that shows the store of a results folder in a browser; None where a server runs already.
+
+    Raises:
+        ValueError: nothing has been tracked there yet.
+    """
     uri = os.environ.get("MLFLOW_TRACKING_URI") or default_uri(folder)
-    return ["mlflow", "ui", "--backend-store-uri", uri, "--host", host, "--port", str(port)]
+    if uri.startswith("http"):
+        return None
+    if uri == default_uri(folder) and not (Path(folder) / "mlflow.db").is_file():
+        raise ValueError(f"{Path(folder) / 'mlflow.db'} does not exist yet: the first run of the workflow makes it")
+    # One worker is enough for one reader; four, the default, each import for seconds.
+    return ["mlflow", "ui", "--backend-store-uri", uri, "--host", host, "--port", str(port), "--workers", "1"]
