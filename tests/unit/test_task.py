@@ -23,9 +23,7 @@ def test_one_of_k_loss_equals_torch_cross_entropy():
     expected = F.cross_entropy(logits, classes, reduction="none")
     torch.testing.assert_close(ONE.loss(logits, F.one_hot(classes, 3).float()), expected)
     weight = torch.rand(7, 1)
-    torch.testing.assert_close(
-        ONE.loss(logits, F.one_hot(classes, 3).float(), weight), expected * weight[:, 0]
-    )
+    torch.testing.assert_close(ONE.loss(logits, F.one_hot(classes, 3).float(), weight), expected * weight[:, 0])
 
 
 def test_multi_label_loss_ignores_unknown_findings():
