@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 
 from jointdiff.config import ConfigError, RunSpec
 from jointdiff.data.augment import Views
@@ -56,6 +57,7 @@ def train(
     out, state_folder, plan = Path(out), Path(state), run.training
     device = pick_device(plan.device)
     precision = pick_precision(plan.precision, device)
+    AcceleratorState._reset_state()  # precision is the process's otherwise: a second training may want another one
     accelerator = Accelerator(mixed_precision={"fp32": "no"}.get(precision, precision), cpu=device.type == "cpu")
     device = accelerator.device
 

@@ -178,6 +178,13 @@ def test_a_control_needs_no_training(data, tmp_path):
     assert (tmp_path / "model/model.safetensors").is_file()
 
 
+def test_one_process_trains_in_either_precision(data, tmp_path):
+    for precision in ("fp32", "bf16", "fp32"):
+        run = spec("supervised", steps=2, precision=precision)
+        train(run, **data, out=tmp_path / precision, state=tmp_path / "state")
+        assert read_json(tmp_path / precision / "run.json")["cost"]["precision"] == precision
+
+
 def test_a_diverging_loss_names_its_term(data, tmp_path, monkeypatch):
     run = spec("supervised")
     cls = type(loop.build_method(run, open_store(data["store"]).info))
