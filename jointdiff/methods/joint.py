@@ -12,7 +12,7 @@ from jointdiff.data.source import DataInfo
 from jointdiff.diffusion.process import STEPS, DiffusionProcess, noise_for
 from jointdiff.method import Batch, Counterfactuals, Losses, Method, MethodSettings
 from jointdiff.nets.heads import PooledHead
-from jointdiff.nets.unet import Encoding, build_unet, decode, encode, pooled_width
+from jointdiff.nets.unet import Encoding, UNet
 
 
 class JointDiffusion(Method):
@@ -46,7 +46,7 @@ class JointDiffusion(Method):
 
     def __init__(self, data: DataInfo, settings: Settings) -> None:
         super().__init__(data, settings)
-        self.unet = build_unet(
+        self.unet = UNet(
             channels=data.channels,
             size=data.size,
             width=settings.width,
@@ -55,7 +55,7 @@ class JointDiffusion(Method):
             attention_at=settings.attention_at,
             dropout=settings.dropout,
         )
-        widths = pooled_width(self.unet)
+        widths = self.unet.map_widths
         self.pooled = settings.pooled_maps or tuple(range(len(widths)))
         self.guided = settings.guided_maps or self.pooled
         for name, chosen in {"pooled_maps": self.pooled, "guided_maps": self.guided}.items():
@@ -83,9 +83,9 @@ class JointDiffusion(Method):
 
         labelled = views.weak(batch.labelled)
         shown, shown_steps, labels = self._classifier_inputs(labelled, batch.labels)
-        encoding = encode(self.unet, torch.cat([noisy, shown]), torch.cat([steps, shown_steps]))
-        estimate = decode(self.unet, encoding.part(slice(0, len(noisy))))
-        logits = self.classify(encoding.part(slice(len(noisy), None)))
+        encoding = self.unet.encode(torch.cat([noisy, shown]), torch.cat([steps, shown_steps]))
+        of_noisy, of_shown = encoding.split(len(noisy))
+        estimate, logits = self.unet.decode(of_noisy), self.classify(of_shown)
         return {
             "denoising": (estimate.float() - noise).square().mean(),
             "classification": self._weight(batch.progress) * self.task.loss(logits, labels).mean(),
@@ -108,7 +108,7 @@ class JointDiffusion(Method):
     def logits(self, images: Tensor) -> Tensor:
         """Return logits (N, K) of clean images."""
         steps = torch.zeros(len(images), dtype=torch.long, device=images.device)
-        return self.classify(encode(self.unet, images, steps))
+        return self.classify(self.unet.encode(images, steps))
 
     def predict(self, images: Tensor) -> Tensor:
         """Return probabilities (N, K) of clean images in one encoder pass."""
@@ -121,14 +121,13 @@ class JointDiffusion(Method):
         Every step moves each map of the encoder down the classification loss, h' = h - alpha grad_h CE(g(h), y), and
         decodes from h' (Deja et al. 2023, section 3.3). ``guidance`` is alpha; 0 ignores the labels.
         """
-        solver = self.process.solver(sampler)
-        solver.set_timesteps(steps, device=seeds.device)
+        solver = self.process.solver(sampler, steps)
         z = noise_for(seeds, (self.data.channels, self.data.size, self.data.size))
-        for t in solver.timesteps:
-            encoding = encode(self.unet, z, t.expand(len(z)))
+        for t in solver.times:
+            encoding = self.unet.encode(z, torch.full_like(seeds, t))
             if guidance > 0.0:
                 encoding = self.guide(encoding, labels, scale=guidance)
-            z = solver.step(decode(self.unet, encoding), t, z, return_dict=False)[0]
+            z = solver.step(self.unet.decode(encoding), t, z)
         return z.clamp(-1.0, 1.0)
 
     def guide(self, encoding: Encoding, labels: Tensor, *, scale: float) -> Encoding:
@@ -159,31 +158,26 @@ class JointDiffusion(Method):
         Noise to ``noise_level`` of 1000, then ``steps`` DDIM steps with eps' = eps_hat + s s_t grad_{z_t} L, where L is
         the classification loss of the estimate of z_0 (Mediffusion, Kaleta et al. 2024, arXiv 2411.09434).
         """
-        solver = self.process.solver("ddim")
-        # As many steps over all 1000 as put ``steps`` of them below ``noise_level``.
-        solver.set_timesteps(round(steps * STEPS / noise_level), device=images.device)
-        times = solver.timesteps[-steps:]
+        solver = self.process.solver("ddim", steps, start=noise_level)
         noise = noise_for(seeds, tuple(images.shape[1:]))
-        edited = self.process.add_noise(images, noise, times[0].expand(len(images)))
+        edited = self.process.add_noise(images, noise, torch.full_like(seeds, solver.times[0]))
         control = edited
-        for t in times:
-            step = t.expand(len(images))
+        for t in solver.times:
+            step = torch.full_like(seeds, t)
             with torch.enable_grad():
                 z = edited.detach().requires_grad_()
-                noise_estimate = decode(self.unet, encode(self.unet, z, step)).float()
+                noise_estimate = self.unet(z, step).float()
                 clean = self.process.remove_noise(z, noise_estimate, step).clamp(-1.0, 1.0)
                 loss = self.task.finding_loss(self.logits(clean), finding, target).sum()
                 (gradient,) = torch.autograd.grad(loss, z)
             _, s = self.process.scales(step)
-            guided = noise_estimate.detach() + guidance * s * gradient
-            edited = solver.step(guided, t, edited, return_dict=False)[0]
-            unguided = decode(self.unet, encode(self.unet, control, step)).float()
-            control = solver.step(unguided, t, control, return_dict=False)[0]
-        return Counterfactuals(edited.clamp(-1, 1), control.clamp(-1, 1), calls=3 * len(times))
+            edited = solver.step(noise_estimate.detach() + guidance * s * gradient, t, edited)
+            control = solver.step(self.unet(control, step).float(), t, control)
+        return Counterfactuals(edited.clamp(-1, 1), control.clamp(-1, 1), calls=3 * steps)
 
     def diffusers_parts(self) -> dict[str, object]:
         """Name the parts that are saved in diffusers' layout, so that its pipelines read the model folder."""
-        return {"unet": self.unet, "scheduler": self.process.solver("ddim")}
+        return {"unet": self.unet, "scheduler": self.process}
 
 
 METHOD = JointDiffusion

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -32,6 +33,7 @@ class WideResNet(nn.Module):
         self.norm = nn.BatchNorm2d(now, momentum=0.1)
         self.maps = nn.LeakyReLU(0.1)
         self.head = nn.Linear(now, outputs)
+        self.to(memory_format=torch.channels_last)  # the layout that its layers are fastest in, on a CPU too
 
     def features(self, images: Tensor) -> Tensor:
         """Return pooled features (N, 64 width)."""

@@ -37,7 +37,8 @@ class PooledHead(nn.Module):
     def pool(self, maps: Sequence[Tensor]) -> Tensor:
         """Return the pooled vector (N, D) of maps (N, d, h, w)."""
         average = [m.mean(dim=(2, 3)) for m in maps] if self.pooling != "max" else []
-        maximum = [m.amax(dim=(2, 3)) for m in maps] if self.pooling != "avg" else []
+        # Not amax, whose backward pass looks for ties over the whole map.
+        maximum = [m.flatten(2).max(dim=2).values for m in maps] if self.pooling != "avg" else []
         return torch.cat([*average, *maximum], dim=1)
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:

@@ -1,14 +1,23 @@
-"""diffusers' U-Net, cut where the encoder ends."""
+"""A U-Net whose halves can be called apart, with the layers, names and configuration of diffusers' ``UNet2DModel``.
+
+It is written out because the encoder must run alone, and because importing diffusers' takes longer than what most jobs
+of a small experiment do. Equality with it is tested, and its weights are exchanged with it both ways.
+"""
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers.models.unets.unet_2d import UNet2DModel
-from torch import Tensor
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 
 @dataclass(frozen=True)
@@ -28,73 +37,227 @@ class Encoding:
         """Return the same encoding with other maps."""
         return Encoding(tuple(maps[:-1]), maps[-1], self.embedding)
 
-    def part(self, rows: slice) -> Encoding:
-        """Return the encoding of some images of the batch."""
-        return Encoding(tuple(s[rows] for s in self.skips), self.middle[rows], self.embedding[rows])
+    def split(self, count: int) -> tuple[Encoding, Encoding]:
+        """Return the encodings of the first ``count`` images of the batch and of the others."""
+        # One split per map: its backward pass is one concatenation, that of two slices fills and adds whole maps.
+        parts = [m.split([count, len(m) - count]) for m in (*self.maps, self.embedding)]
+        first, others = zip(*parts, strict=True)
+        return (Encoding(first[:-2], *first[-2:]), Encoding(others[:-2], *others[-2:]))
 
 
-# The halves take the U-Net as Any: to a type checker its blocks are plain modules.
-def encode(unet: Any, images: Tensor, steps: Tensor) -> Encoding:
-    """Return the maps of noisy images (N, C, H, W) at integer steps (N,): the first half of ``unet(images, steps)``."""
-    embedding = unet.time_embedding(unet.time_proj(steps).to(images.dtype))
-    x = unet.conv_in(images)
-    skips = [x]
-    for block in unet.down_blocks:
-        x, outputs = block(hidden_states=x, temb=embedding)
-        skips.extend(outputs)
-    return Encoding(tuple(skips), unet.mid_block(x, embedding), embedding)
+class UNet(nn.Module):
+    """Estimate the noise in images (Ho et al. 2020): residual blocks, self-attention, one skip map per block.
 
-
-def decode(unet: Any, encoding: Encoding) -> Tensor:
-    """Return the noise estimate (N, C, H, W): the second half of ``unet(images, steps)``."""
-    x, skips = encoding.middle, encoding.skips
-    for block in unet.up_blocks:
-        count = len(block.resnets)
-        x = block(x, skips[-count:], encoding.embedding)
-        skips = skips[:-count]
-    return unet.conv_out(unet.conv_act(unet.conv_norm_out(x)))
-
-
-def build_unet(
-    *,
-    channels: int,
-    size: int,
-    width: int,
-    multipliers: Sequence[int],
-    blocks: int,
-    attention_at: Sequence[int],
-    dropout: float = 0.0,
-) -> UNet2DModel:
-    """Build a U-Net of ``width`` x ``multipliers`` channels with attention at maps of the given sides in pixels.
+    Args:
+        channels: of the images.
+        size: side of the images in pixels.
+        width: channels of the first level.
+        multipliers: channels of each level, times the width.
+        blocks: residual blocks per level.
+        attention_at: sides of the maps with self-attention, pixels; the middle has it where any level has.
+        dropout: in the residual blocks.
 
     Raises:
         ValueError: the image side cannot be halved once per level, or the width does not suit group normalisation.
     """
-    levels = len(multipliers)
-    if size % 2 ** (levels - 1):
-        raise ValueError(f"images of {size} px cannot be halved {levels - 1} times: use fewer multipliers")
-    groups = next((g for g in (32, 16, 8, 4) if width % g == 0), None)
-    if groups is None:
-        raise ValueError(f"width {width} of the U-Net must be a multiple of 4")
-    attention = [size // 2**level in set(attention_at) for level in range(levels)]
-    return UNet2DModel(
-        sample_size=size,
-        in_channels=channels,
-        out_channels=channels,
-        block_out_channels=tuple(width * m for m in multipliers),
-        layers_per_block=blocks,
-        norm_num_groups=groups,
-        attention_head_dim=min(64, width),
-        dropout=dropout,
-        add_attention=any(attention),
-        down_block_types=tuple("AttnDownBlock2D" if a else "DownBlock2D" for a in attention),
-        up_block_types=tuple("AttnUpBlock2D" if a else "UpBlock2D" for a in reversed(attention)),
-    )
+
+    def __init__(
+        self,
+        *,
+        channels: int,
+        size: int,
+        width: int,
+        multipliers: Sequence[int],
+        blocks: int,
+        attention_at: Sequence[int],
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        levels = len(multipliers)
+        if size % 2 ** (levels - 1):
+            raise ValueError(f"images of {size} px cannot be halved {levels - 1} times: use fewer multipliers")
+        groups = next((g for g in (32, 16, 8, 4) if width % g == 0), None)
+        if groups is None:
+            raise ValueError(f"width {width} of the U-Net must be a multiple of 4")
+        widths = [width * m for m in multipliers]
+        attention = [size // 2**level in set(attention_at) for level in range(levels)]
+        head = min(64, width)
+        # What UNet2DModel is built from; its other options keep their defaults.
+        self.config: dict[str, Any] = {
+            "_class_name": "UNet2DModel",
+            "sample_size": size,
+            "in_channels": channels,
+            "out_channels": channels,
+            "block_out_channels": widths,
+            "layers_per_block": blocks,
+            "norm_num_groups": groups,
+            "attention_head_dim": head,
+            "dropout": dropout,
+            "add_attention": any(attention),
+            "down_block_types": ["AttnDownBlock2D" if a else "DownBlock2D" for a in attention],
+            "up_block_types": ["AttnUpBlock2D" if a else "UpBlock2D" for a in reversed(attention)],
+        }
+        embedding = 4 * width
+        level_of = partial(_Level, embedding=embedding, groups=groups, head=head, dropout=dropout)
+
+        self.conv_in = nn.Conv2d(channels, width, 3, padding=1)
+        self.time_embedding = _TimeEmbedding(width, embedding)
+        self.down_blocks, self.up_blocks = nn.ModuleList(), nn.ModuleList()
+        now, skips = width, [width]  # channels of the present map and of every skip map
+        for level, wide in enumerate(widths):
+            attentions = blocks if attention[level] else 0
+            down = level_of([now] + [wide] * (blocks - 1), wide, attentions=attentions)
+            skips += [wide] * blocks
+            if level < levels - 1:
+                down.downsamplers = nn.ModuleList([_Downsample(wide)])
+                skips.append(wide)
+            self.down_blocks.append(down)
+            now = wide
+        self.mid_block = level_of([now, now], now, attentions=int(any(attention)))
+        self.map_widths = (*skips, now)  # channels of every map of an encoding, in order
+        for level, wide in reversed(list(enumerate(widths))):
+            inputs = [before + skips.pop() for before in [now] + [wide] * blocks]
+            attentions = len(inputs) if attention[level] else 0
+            up = level_of(inputs, wide, attentions=attentions)
+            if level > 0:
+                up.upsamplers = nn.ModuleList([_Upsample(wide)])
+            self.up_blocks.append(up)
+            now = wide
+        self.conv_norm_out = nn.GroupNorm(groups, width, eps=1e-5)
+        self.conv_out = nn.Conv2d(width, channels, 3, padding=1)
+
+    def encode(self, images: Tensor, steps: Tensor) -> Encoding:
+        """Return the maps of noisy images (N, C, H, W) at integer steps (N,)."""
+        embedding = self.time_embedding(steps, dtype=images.dtype)
+        # One channel is at once first and last: its strides are made those of channels first, or convolutions guess.
+        images = images.flatten(1).view(images.shape)
+        x = self.conv_in(images)
+        skips = [x]
+        level: Any  # to a type checker, what a ModuleList holds are plain modules
+        for level in self.down_blocks:
+            for block in range(len(level.resnets)):
+                x = level(block, x, embedding)
+                skips.append(x)
+            for downsample in level.downsamplers:
+                x = downsample(x)
+                skips.append(x)
+        x = self.mid_block(0, x, embedding)
+        return Encoding(tuple(skips), self.mid_block.resnets[1](x, embedding), embedding)
+
+    def decode(self, encoding: Encoding) -> Tensor:
+        """Return the noise estimate (N, C, H, W) that goes with maps."""
+        x, skips = encoding.middle, list(encoding.skips)
+        level: Any
+        for level in self.up_blocks:
+            for block in range(len(level.resnets)):
+                x = level(block, torch.cat([x, skips.pop()], dim=1), encoding.embedding)
+            for upsample in level.upsamplers:
+                x = upsample(x)
+        return self.conv_out(F.silu(self.conv_norm_out(x)))
+
+    def forward(self, images: Tensor, steps: Tensor) -> Tensor:
+        """Return the noise estimate (N, C, H, W) for noisy images at integer steps (N,)."""
+        return self.decode(self.encode(images, steps))
+
+    def save_pretrained(self, folder: Path) -> None:
+        """Write configuration and weights as diffusers does."""
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "config.json").write_text(json.dumps(self.config, indent=2) + "\n", encoding="utf-8")
+        tensors = {name: tensor.contiguous().cpu() for name, tensor in self.state_dict().items()}
+        save_file(tensors, folder / "diffusion_pytorch_model.safetensors", metadata={"format": "pt"})
 
 
-def pooled_width(unet: UNet2DModel) -> list[int]:
-    """Return the channels of every map of an encoding, in order."""
-    with torch.no_grad():
-        size, channels = unet.config["sample_size"], unet.config["in_channels"]
-        encoding = encode(unet, torch.zeros(1, channels, size, size), torch.zeros(1, dtype=torch.long))
-    return [m.shape[1] for m in encoding.maps]
+class _Level(nn.Module):
+    """Residual blocks of one map size, the first ``attentions`` followed by self-attention, and the way to the next."""
+
+    def __init__(
+        self,
+        inputs: Sequence[int],
+        width: int,
+        *,
+        attentions: int,
+        embedding: int,
+        groups: int,
+        head: int,
+        dropout: float,
+    ) -> None:
+        super().__init__()
+        self.resnets = nn.ModuleList(
+            _ResidualBlock(i, width, embedding=embedding, groups=groups, dropout=dropout) for i in inputs
+        )
+        self.attentions = nn.ModuleList(_SelfAttention(width, head=head, groups=groups) for _ in range(attentions))
+        self.downsamplers, self.upsamplers = nn.ModuleList(), nn.ModuleList()
+
+    def forward(self, block: int, x: Tensor, embedding: Tensor) -> Tensor:
+        """Return the map (N, D, h, w) after one of the blocks."""
+        x = self.resnets[block](x, embedding)
+        return self.attentions[block](x) if block < len(self.attentions) else x
+
+
+class _ResidualBlock(nn.Module):
+    def __init__(self, inputs: int, outputs: int, *, embedding: int, groups: int, dropout: float) -> None:
+        super().__init__()
+        self.norm1, self.norm2 = nn.GroupNorm(groups, inputs, eps=1e-5), nn.GroupNorm(groups, outputs, eps=1e-5)
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, padding=1)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1)
+        self.time_emb_proj = nn.Linear(embedding, outputs)
+        self.dropout = nn.Dropout(dropout)
+        self.conv_shortcut = nn.Conv2d(inputs, outputs, 1) if inputs != outputs else nn.Identity()
+
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        residual = self.conv1(F.silu(self.norm1(x)))
+        residual = residual + self.time_emb_proj(embedding)[:, :, None, None]
+        return self.conv_shortcut(x) + self.conv2(self.dropout(F.silu(self.norm2(residual))))
+
+
+class _SelfAttention(nn.Module):
+    def __init__(self, width: int, *, head: int, groups: int) -> None:
+        super().__init__()
+        self.head = head  # channels of each head
+        self.group_norm = nn.GroupNorm(groups, width, eps=1e-5)
+        self.to_q, self.to_k, self.to_v = (nn.Linear(width, width) for _ in range(3))
+        self.to_out = nn.ModuleList([nn.Linear(width, width)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, d, h, w = x.shape
+        pixels = self.group_norm(x).flatten(2).transpose(1, 2)  # (N, h w, D)
+        q, k, v = (
+            to(pixels).view(n, h * w, d // self.head, self.head).transpose(1, 2)
+            for to in (self.to_q, self.to_k, self.to_v)
+        )
+        seen = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(n, h * w, d)
+        return x + self.to_out[0](seen).transpose(1, 2).view(n, d, h, w)
+
+
+class _TimeEmbedding(nn.Module):
+    """Cosines and sines of the step (Vaswani et al. 2017), two layers, and the activation that every block applies."""
+
+    def __init__(self, width: int, outputs: int) -> None:
+        super().__init__()
+        self.width = width
+        self.linear_1, self.linear_2 = nn.Linear(width, outputs), nn.Linear(outputs, outputs)
+
+    def forward(self, steps: Tensor, *, dtype: torch.dtype) -> Tensor:
+        half = self.width // 2
+        frequencies = torch.exp(-math.log(10000.0) / half * torch.arange(half, device=steps.device))
+        angles = steps[:, None].float() * frequencies
+        waves = torch.cat([angles.cos(), angles.sin()], dim=1).to(dtype)
+        return F.silu(self.linear_2(F.silu(self.linear_1(waves))))
+
+
+class _Downsample(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(width, width, 3, stride=2, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(x)
+
+
+class _Upsample(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(width, width, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))

@@ -59,9 +59,13 @@ def restore_checkpoint(path: Path, state: TrainingState, *, key: str) -> bool:
     device = next(iter(state.method.state_dict().values())).device
     state.best = {name: value.to(device) for name, value in under("best/").items()}
     if state.optimiser is not None:
+        weights = [weight for group in state.optimiser.param_groups for weight in group["params"]]
         moments: dict[int, dict[str, Tensor]] = {}
         for name, value in under("optimiser/").items():
             index, entry = name.split("/", 1)
+            weight = weights[int(index)]
+            if value.shape == weight.shape:  # fused optimisers walk weights and moments in one memory order
+                value = torch.empty_like(weight, requires_grad=False).copy_(value)
             moments.setdefault(int(index), {})[entry] = value
         state.optimiser.load_state_dict({**state.optimiser.state_dict(), "state": moments})
     state.progress = json.loads(metadata["progress"])

@@ -2,25 +2,51 @@ import pytest
 import torch
 from diffusers.models.unets.unet_2d import UNet2DModel
 
-from jointdiff.nets.unet import build_unet, decode, encode, pooled_width
+from jointdiff.nets.unet import UNet
+
+SMALL = {"channels": 1, "size": 16, "width": 16, "multipliers": (1, 2), "blocks": 2}
 
 
 @pytest.mark.parametrize("attention_at", [(), (8,), (16, 8)])
-def test_halves_equal_the_whole_network_of_diffusers(attention_at):
+@pytest.mark.parametrize("blocks", [1, 2])
+def test_equals_the_network_of_diffusers(tmp_path, attention_at, blocks):
     torch.manual_seed(0)
-    unet = build_unet(channels=1, size=16, width=16, multipliers=(1, 2), blocks=2, attention_at=attention_at).eval()
-    assert type(unet) is UNet2DModel
+    unet = UNet(**SMALL | {"attention_at": attention_at, "blocks": blocks}).eval()
+    unet.save_pretrained(tmp_path)
+    reference = UNet2DModel.from_pretrained(tmp_path).eval()
+    assert {name: tuple(p.shape) for name, p in reference.named_parameters()} == {
+        name: tuple(p.shape) for name, p in unet.named_parameters()
+    }
     images, steps = torch.randn(3, 1, 16, 16), torch.tensor([0, 10, 999])
     with torch.no_grad():
-        torch.testing.assert_close(decode(unet, encode(unet, images, steps)), unet(images, steps).sample)
+        torch.testing.assert_close(unet(images, steps), reference(images, steps).sample, atol=1e-5, rtol=1e-5)
+
+
+def test_gradients_equal_those_of_diffusers(tmp_path):
+    torch.manual_seed(0)
+    unet = UNet(**SMALL, attention_at=(8,))
+    unet.save_pretrained(tmp_path)
+    reference = UNet2DModel.from_pretrained(tmp_path).train()
+    images, steps = torch.randn(3, 1, 16, 16), torch.tensor([0, 10, 999])
+    unet(images, steps).square().mean().backward()
+    reference(images, steps).sample.square().mean().backward()
+    expected = dict(reference.named_parameters())
+    for name, parameter in unet.named_parameters():
+        torch.testing.assert_close(parameter.grad, expected[name].grad, atol=1e-5, rtol=1e-3, msg=name)
+
+
+def test_widths_of_the_maps_are_known_before_a_pass():
+    unet = UNet(channels=3, size=32, width=8, multipliers=(1, 2, 4), blocks=2, attention_at=(16,))
+    maps = unet.encode(torch.randn(2, 3, 32, 32), torch.tensor([1, 2])).maps
+    assert tuple(m.shape[1] for m in maps) == unet.map_widths
 
 
 def test_the_published_size_pools_29_maps_of_the_base_width():
     # Kaleta et al.: 128 channels, multipliers (1, 2, 2, 2), 3 blocks at 32 px give 29 x channels features.
-    unet = build_unet(channels=3, size=32, width=8, multipliers=(1, 2, 2, 2), blocks=3, attention_at=(16, 8))
-    assert sum(pooled_width(unet)) == 29 * 8
+    unet = UNet(channels=3, size=32, width=8, multipliers=(1, 2, 2, 2), blocks=3, attention_at=(16, 8))
+    assert sum(unet.map_widths) == 29 * 8
 
 
 def test_sides_that_cannot_be_halved_are_refused():
     with pytest.raises(ValueError, match="30 px cannot be halved 2 times"):
-        build_unet(channels=1, size=30, width=8, multipliers=(1, 1, 1), blocks=1, attention_at=())
+        UNet(channels=1, size=30, width=8, multipliers=(1, 1, 1), blocks=1, attention_at=())
