@@ -35,6 +35,9 @@ class JointDiffusion(Method):
         # Which maps guidance moves; () is all of them, as in the paper. In small networks the shallow skips hold z_t
         # itself: moved towards a finding, they make the decoder take the finding for noise and remove it.
         guided_maps: tuple[int, ...] = ()
+        # v in eps' = eps(h) + v (eps(h') - eps(h)): 1 decodes h' as the paper does. A far h' is one that no image has; a
+        # near one, its effect enlarged, asks as strongly and leaves the images in order.
+        guidance_reach: float = 1.0
         noise_schedule: Literal["linear", "cosine"] = "linear"
         classification_weight: float = 0.001  # w
         classification_warmup: float = 0.0  # share of the training over which w grows from 0
@@ -118,17 +121,24 @@ class JointDiffusion(Method):
     def sample(self, labels: Tensor, seeds: Tensor, *, steps: int, sampler: str, guidance: float) -> Tensor:
         """Draw images (N, C, H, W) in [-1, 1] guided in representation space towards labels (N, K).
 
-        Every step moves each map of the encoder down the classification loss, h' = h - alpha grad_h CE(g(h), y), and
-        decodes from h' (Deja et al. 2023, section 3.3). ``guidance`` is alpha; 0 ignores the labels.
+        Every step moves maps of the encoder down the classification loss, h' = h - alpha grad_h CE(g(h), y), and decodes
+        from h' (Deja et al. 2023, section 3.3). ``guidance`` is alpha; 0 ignores the labels.
         """
         solver = self.process.solver(sampler, steps)
         z = noise_for(seeds, (self.data.channels, self.data.size, self.data.size))
         for t in solver.times:
             encoding = self.unet.encode(z, torch.full_like(seeds, t))
-            if guidance > 0.0:
-                encoding = self.guide(encoding, labels, scale=guidance)
-            z = solver.step(self.unet.decode(encoding), t, z)
+            noise = (
+                self._guided_noise(encoding, labels, scale=guidance) if guidance > 0.0 else self.unet.decode(encoding)
+            )
+            z = solver.step(noise, t, z)
         return z.clamp(-1.0, 1.0)
+
+    def _guided_noise(self, encoding: Encoding, labels: Tensor, *, scale: float) -> Tensor:
+        moved = self.unet.decode(self.guide(encoding, labels, scale=scale))
+        if self.settings.guidance_reach == 1.0:
+            return moved
+        return torch.lerp(self.unet.decode(encoding), moved, self.settings.guidance_reach)
 
     def guide(self, encoding: Encoding, labels: Tensor, *, scale: float) -> Encoding:
         """Return the encoding moved by ``-scale`` times the gradient of each image's classification loss."""

@@ -180,3 +180,17 @@ def test_training_both_tasks_shares_one_encoder():
         (gradient,) = torch.autograd.grad(term, method.unet.conv_in.weight, retain_graph=True)
         assert gradient.abs().sum() > 0
     assert torch.equal(before, method.unet.conv_in.weight)
+
+
+@pytest.mark.parametrize("reach", [1.0, 4.0])
+def test_reach_enlarges_what_guidance_changes_in_the_noise_estimate(reach):
+    method = build(guidance_reach=reach)
+    labels = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+    with torch.no_grad():
+        encoding = method.unet.encode(torch.randn(2, 1, 16, 16), torch.tensor([5, 500]))
+        plain = method.unet.decode(encoding)
+        moved = method.unet.decode(method.guide(encoding, labels, scale=50.0))
+        assert (moved - plain).abs().max() > 1e-4
+        torch.testing.assert_close(
+            method._guided_noise(encoding, labels, scale=50.0), plain + reach * (moved - plain), atol=1e-5, rtol=1e-4
+        )
