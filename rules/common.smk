@@ -16,6 +16,9 @@ except ConfigError as error:
     raise WorkflowError(f"The configuration cannot be used.\n{error}") from None
 config.update(experiment.model_dump(mode="json"))  # with every default filled in
 
+# Many containers forbid Python to keep bytecode; then each of a hundred jobs would compile torch anew, for seconds.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
 NO_TEX = missing_tex()
 # Without these weights FID is a gap; once they are there, exactly the scores that need them are computed again.
 INCEPTION = inception_weights(

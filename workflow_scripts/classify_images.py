@@ -1,11 +1,11 @@
 """Let a trained model judge every validation and test image."""
 
-from jointdiff.jobs import prepare_torch
+from jointdiff.jobs import reserve_gpu
 from jointdiff.logs import to_rule_log
 
 
 def main(rule):
-    prepare_torch(gpus=rule.resources.gpu)
+    reserve_gpu(rule.resources.gpu)
     from jointdiff.inference import classify  # imports torch
 
     classify(

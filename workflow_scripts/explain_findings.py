@@ -1,12 +1,12 @@
 """Show where a trained model sees each finding, and what its images look like without it."""
 
 from jointdiff.config import Explanation
-from jointdiff.jobs import prepare_torch
+from jointdiff.jobs import reserve_gpu
 from jointdiff.logs import to_rule_log
 
 
 def main(rule):
-    prepare_torch(gpus=rule.resources.gpu)
+    reserve_gpu(rule.resources.gpu)
     from jointdiff.inference import explain  # imports torch
 
     explain(

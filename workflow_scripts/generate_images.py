@@ -1,12 +1,12 @@
 """Draw synthetic images from a trained model, with a grid to look at."""
 
 from jointdiff.config import Generation
-from jointdiff.jobs import prepare_torch
+from jointdiff.jobs import reserve_gpu
 from jointdiff.logs import to_rule_log
 
 
 def main(rule):
-    prepare_torch(gpus=rule.resources.gpu)
+    reserve_gpu(rule.resources.gpu)
     from jointdiff.inference import generate  # imports torch
 
     generate(

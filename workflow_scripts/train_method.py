@@ -4,13 +4,13 @@ from pathlib import Path
 
 from jointdiff.config import RunSpec
 from jointdiff.files import read_json
-from jointdiff.jobs import prepare_torch
+from jointdiff.jobs import reserve_gpu
 from jointdiff.logs import to_rule_log
 from jointdiff.tracking import Tracker
 
 
 def main(rule):
-    prepare_torch(gpus=rule.resources.gpu)
+    reserve_gpu(rule.resources.gpu)
     from jointdiff.training.loop import train  # imports torch
 
     run = RunSpec.model_validate(rule.params.run)

@@ -35,8 +35,8 @@ class JointDiffusion(Method):
         # Which maps guidance moves; () is all of them, as in the paper. In small networks the shallow skips hold z_t
         # itself: moved towards a finding, they make the decoder take the finding for noise and remove it.
         guided_maps: tuple[int, ...] = ()
-        # v in eps' = eps(h) + v (eps(h') - eps(h)): 1 decodes h' as the paper does. A far h' is one that no image has; a
-        # near one, its effect enlarged, asks as strongly and leaves the images in order.
+        # v in eps' = eps(h) + v (eps(h') - eps(h)): 1 decodes h' as the paper does. A far h' is one that no image has;
+        # a near one, its effect enlarged, asks as strongly and leaves the images in order.
         guidance_reach: float = 1.0
         noise_schedule: Literal["linear", "cosine"] = "linear"
         classification_weight: float = 0.001  # w
@@ -121,8 +121,8 @@ class JointDiffusion(Method):
     def sample(self, labels: Tensor, seeds: Tensor, *, steps: int, sampler: str, guidance: float) -> Tensor:
         """Draw images (N, C, H, W) in [-1, 1] guided in representation space towards labels (N, K).
 
-        Every step moves maps of the encoder down the classification loss, h' = h - alpha grad_h CE(g(h), y), and decodes
-        from h' (Deja et al. 2023, section 3.3). ``guidance`` is alpha; 0 ignores the labels.
+        Every step moves maps of the encoder down the classification loss, h' = h - alpha grad_h CE(g(h), y), and
+        decodes from h' (Deja et al. 2023, section 3.3). ``guidance`` is alpha; 0 ignores the labels.
         """
         solver = self.process.solver(sampler, steps)
         z = noise_for(seeds, (self.data.channels, self.data.size, self.data.size))
@@ -135,6 +135,8 @@ class JointDiffusion(Method):
         return z.clamp(-1.0, 1.0)
 
     def _guided_noise(self, encoding: Encoding, labels: Tensor, *, scale: float) -> Tensor:
+        if scale == 0.0:
+            return self.unet.decode(encoding)
         moved = self.unet.decode(self.guide(encoding, labels, scale=scale))
         if self.settings.guidance_reach == 1.0:
             return moved

@@ -1,4 +1,4 @@
-"""What a job settles before torch is imported."""
+"""Which GPU a job gets."""
 
 from __future__ import annotations
 
@@ -10,37 +10,6 @@ from pathlib import Path
 import pytest
 
 from jointdiff import jobs
-
-
-def python(code: str, **environment: str) -> str:
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, **environment}
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
-def test_a_training_step_never_imports_the_compiler_and_is_the_same() -> None:
-    step = """
-import sys, torch
-torch.manual_seed(0)
-net = torch.nn.Sequential(torch.nn.Conv2d(1, 4, 3), torch.nn.BatchNorm2d(4), torch.nn.Flatten())
-optimiser = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9, nesterov=True, fused=True)
-net(torch.ones(2, 1, 8, 8)).square().mean().backward()
-optimiser.step()
-print(sum(p.detach().double().abs().sum().item() for p in net.parameters()))
-"""
-    spared = "from jointdiff.jobs import spare_compiler; spare_compiler()" + step
-    untouched = "assert 'torch._dynamo.eval_frame' not in sys.modules"
-    assert python(spared + untouched) == python(step)
-
-
-def test_who_asks_for_the_compiler_gets_the_real_one() -> None:
-    python(
-        "from jointdiff.jobs import spare_compiler; spare_compiler(); import torch;"
-        "from torch._dynamo import disable; print(torch.compile(lambda x: 2 * x, backend='eager')(torch.ones(1)));"
-        "from torch._dynamo.utils import counters; print(torch._dynamo.eval_frame.OptimizedModule)"
-    )
 
 
 def test_jobs_hold_different_gpus_and_share_when_there_are_too_few(tmp_path: Path) -> None:
