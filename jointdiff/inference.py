@@ -251,7 +251,8 @@ def _counterfactuals(
     judges: dict[str, Callable[[Tensor], Tensor]] = {"": method.predict}
     if umpire is not None:
         judges["judge_"] = umpire.predict
-        found |= {name: np.zeros((count, outputs), np.float32) for name in ("judge_before", "judge_after")}
+        judged = ("judge_before", "judge_after", "judge_control")
+        found |= {name: np.zeros((count, outputs), np.float32) for name in judged}
     calls, started = 0, time.perf_counter()
     with Progress("counterfactuals", total=count, unit="images") as progress:
         for part, images in _by_finding(data, rows, findings, settings.batch_size, device):
@@ -279,6 +280,8 @@ def _counterfactuals(
                 for prefix, predict in judges.items():
                     found[f"{prefix}before"][part] = predict(images).cpu().numpy()
                     found[f"{prefix}after"][part] = predict(edited).cpu().numpy()
+                if umpire is not None:
+                    found["judge_control"][part] = umpire.predict(control).cpu().numpy()
             progress.advance(len(part))
     return found, {
         "ms_per_counterfactual": 1000.0 * (time.perf_counter() - started) / count,

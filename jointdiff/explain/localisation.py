@@ -129,6 +129,11 @@ def score_explanations(
     if "judge_before" in arrays and "judge_after" in arrays:
         judged = _validity(finding, arrays["judge_before"], arrays["judge_after"])
         rows += scorer.rows({f"judge_{metric}": values for metric, values in judged.items()}, map=CHANGE_MAPS[0])
+    if "judge_before" in arrays and "judge_control" in arrays:
+        # What is gone from the unguided reconstruction as well was lost, not removed.
+        lost = _validity(finding, arrays["judge_before"], arrays["judge_control"])
+        names_of = {"flip_rate": "control_flip_rate", "probability_after": "control_probability"}
+        rows += scorer.rows({new: lost[old] for old, new in names_of.items()}, map=CHANGE_MAPS[0])
     return rows
 
 

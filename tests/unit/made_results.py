@@ -108,7 +108,8 @@ def write_explanations(cell, method, seed, size=16, per_finding=8):
         arrays["map:counterfactual"] = 0.05 * noise + 0.08 * region * rng.random(region.shape)
         arrays["map:counterfactual_control"] = 0.02 * noise + 0.08 * region * rng.random(region.shape)
         before = rng.random((len(finding), 3)) * 0.3 + 0.6
-        arrays |= {"before": before, "after": before * 0.4, "judge_before": before, "judge_after": before * 0.6}
+        arrays |= {"before": before, "after": before * 0.4}
+        arrays |= {"judge_before": before, "judge_after": before * 0.6, "judge_control": before * 0.9}
         arrays["cost"] = json.dumps({"ms_per_counterfactual": 301.0, "calls_per_counterfactual": 24})
     elif method == "fully_supervised":
         arrays["map:grad_cam"] = noise + 0.5 * region

@@ -135,7 +135,7 @@ def test_every_method_explains_the_same_images(cells, tmp_path):
     assert edits["map:counterfactual"].shape == (len(edits["sample"]), 16, 16)
     difference = np.abs(edits["counterfactual"].astype(float) - edits["image"]).mean(3) / 255
     assert np.abs(edits["map:counterfactual"] - difference).max() < 0.005
-    assert {"before", "after", "judge_before", "judge_after"} <= edits.keys()
+    assert {"before", "after", "judge_before", "judge_after", "judge_control"} <= edits.keys()
     assert json.loads(str(edits["cost"]))["calls_per_counterfactual"] == 3 * 2 * 2
     assert (tmp_path / "e.png").stat().st_size > 1000
 

@@ -51,6 +51,7 @@ def write_explanations(path, **changes):
         "after": np.array([[0.1, 0.3], [0.6, 0.2], [0.1, 0.2], [0.1, 0.1]], np.float32),
         "judge_before": np.full((4, 2), 0.9, np.float32),
         "judge_after": np.full((4, 2), 0.1, np.float32),
+        "judge_control": np.array([[0.9, 0.9], [0.9, 0.9], [0.9, 0.9], [0.2, 0.2]], np.float32),
         "protocol": json.dumps({"explainers": ["counterfactual"], "steps": 12, "guidance": 3.0}),
         "cost": json.dumps({"ms_per_counterfactual": 70.0, "calls_per_counterfactual": 24}),
         **changes,
@@ -144,6 +145,8 @@ def test_rows_of_a_cell(tmp_path):
     assert rows["flip_rate", "nodule", change]["value"] == 0.5 and rows["flip_rate", "nodule", change]["n"] == 2
     assert rows["flip_rate", "effusion", change]["value"] == 1 and rows["flip_rate", "effusion", change]["n"] == 1
     assert rows["judge_flip_rate", "macro", change]["value"] == 1
+    assert [rows["control_flip_rate", name, change]["value"] for name in ("nodule", "effusion")] == [0, 0.5]
+    assert rows["control_probability", "effusion", change]["value"] == pytest.approx(0.55)
     assert rows["probability_before", "nodule", change]["value"] == pytest.approx(0.85)
     assert rows["probability_after", "nodule", change]["value"] == pytest.approx(0.35)
     assert rows["side_effect", "nodule", change]["value"] == pytest.approx(0.05)
