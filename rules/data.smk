@@ -41,7 +41,7 @@ rule split_dataset:
             f"{SPLIT}/audit-{{seed}}.csv",
             caption="../docs/report/audit.rst",
             category="Is the split clean?",
-            labels={"data set": "{dataset}", "labels": "{labels}", "seed": "{seed}"},
+            labels={"what": "audit", "data set": "{dataset}", "labels": "{labels}", "seed": "{seed}"},
         ),
     log:
         "<logs>/split_dataset/{dataset}-{labels}-{seed}.log",

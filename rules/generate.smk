@@ -36,6 +36,7 @@ rule generate_images:
             caption="../docs/report/grid.rst",
             category="Are its images useful?",
             labels={
+                "what": "grid",
                 "data set": "{dataset}",
                 "labels": "{labels}",
                 "method": "{method}",
@@ -71,6 +72,7 @@ rule explain_findings:
             caption="../docs/report/strips.rst",
             category="Does it show the right place?",
             labels={
+                "what": "strips",
                 "data set": "{dataset}",
                 "labels": "{labels}",
                 "method": "{method}",
