@@ -76,8 +76,8 @@ class Method(nn.Module, ABC):
     def predict(self, images: Tensor) -> Tensor:
         """Return probabilities (N, K) in [0, 1] for images (N, C, H, W) in [-1, 1]; gradients may flow."""
 
-    def diffusers_parts(self) -> dict[str, object]:
-        """Name the parts (models and schedulers of diffusers) that get a folder of their own in a saved model."""
+    def diffusers_parts(self) -> dict[str, SavedPart]:
+        """Name the parts that get a folder of their own in a saved model, in the layout of diffusers."""
         return {}
 
     @classmethod
@@ -99,6 +99,14 @@ class Counterfactuals:
     images: Tensor
     control: Tensor
     calls: int  # network evaluations per image
+
+
+class SavedPart(Protocol):
+    """A network or a diffusion process that writes itself as diffusers does."""
+
+    def save_pretrained(self, folder: Path) -> None:
+        """Write configuration and weights into a folder."""
+        ...
 
 
 @runtime_checkable

@@ -42,7 +42,7 @@ def save_model(method: Method, folder: Path | str, *, run: RunSpec, results: dic
         (aside / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
         save_file(tensors, aside / "model.safetensors", metadata={"format": "pt"})
         for name, part in parts.items():
-            part.save_pretrained(aside / name)  # type: ignore[attr-defined]
+            part.save_pretrained(aside / name)
         if parts:
             (aside / "model_index.json").write_text(json.dumps(PIPELINE, indent=2) + "\n", encoding="utf-8")
         (aside / "README.md").write_text(_card(method, run, results or {}), encoding="utf-8")

@@ -137,7 +137,7 @@ def _forgiving(action: Callable[[], Any]) -> Any:
         reason = str(error).strip().splitlines() or [type(error).__name__]
         log.warning(
             "MLflow was not updated (%s). Results are complete without it; to show them later: "
-            "snakemake --cores 1 --forcerun sync_tracking",
+            "snakemake --cores 1 --forcerun sync_tracking, with the --configfile of this run if it had one",
             reason[0][:300],
         )
         return None

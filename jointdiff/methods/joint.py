@@ -10,7 +10,7 @@ from torch import Tensor
 from jointdiff.data.augment import Views
 from jointdiff.data.source import DataInfo
 from jointdiff.diffusion.process import STEPS, DiffusionProcess, noise_for
-from jointdiff.method import Batch, Counterfactuals, Losses, Method, MethodSettings
+from jointdiff.method import Batch, Counterfactuals, Losses, Method, MethodSettings, SavedPart
 from jointdiff.nets.heads import PooledHead
 from jointdiff.nets.unet import Encoding, UNet
 
@@ -187,7 +187,7 @@ class JointDiffusion(Method):
             control = solver.step(self.unet(control, step).float(), t, control)
         return Counterfactuals(edited.clamp(-1, 1), control.clamp(-1, 1), calls=3 * steps)
 
-    def diffusers_parts(self) -> dict[str, object]:
+    def diffusers_parts(self) -> dict[str, SavedPart]:
         """Name the parts that are saved in diffusers' layout, so that its pipelines read the model folder."""
         return {"unet": self.unet, "scheduler": self.process}
 
