@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from jointdiff.config import ConfigError, RunSpec, Training
+from jointdiff.config import ConfigError, RunSpec
 from jointdiff.data.augment import Views
 from jointdiff.data.source import Augmentations, DataInfo, LabelSpec
 from jointdiff.method import Batch, Explainer, Generator, HasFeatures, Method
@@ -13,15 +13,9 @@ from jointdiff.models import load_model, save_model
 from jointdiff.registry import load_method, methods
 from jointdiff.training.averaging import averaged_copy, update_average
 from jointdiff.training.loop import build_method
+from tests.tiny import tiny_run
 
 KINDS = {"one_of_k": ("a", "b", "c"), "multi_label": ("a", "b")}
-# Only what makes a method small enough to be tested in a second; the rest are its defaults.
-SMALL = {
-    "joint": {"width": 8, "multipliers": [1, 2], "blocks": 1, "attention_at": []},
-    "supervised": {"depth": 10, "width": 1},
-    "fixmatch": {"depth": 10, "width": 1, "unlabelled_ratio": 2},
-    "mean_teacher": {"depth": 10, "width": 1},
-}
 
 
 def info(kind, channels=1):
@@ -39,17 +33,7 @@ def info(kind, channels=1):
 
 
 def spec(name, **settings):
-    return RunSpec(
-        experiment="test",
-        dataset="toy",
-        size=16,
-        labels="10",
-        variant=name,
-        method=name,
-        seed=0,
-        settings={**SMALL.get(name, {}), **settings},
-        training=Training(),
-    )
+    return tiny_run(name, dataset="toy", settings=settings)
 
 
 @pytest.fixture(params=[(name, kind) for name in methods() for kind in KINDS], ids="-".join)

@@ -7,21 +7,17 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from jointdiff.config import ConfigError, Explanation, Generation, RunSpec
-from jointdiff.data.prepare import prepare
-from jointdiff.data.store import open_store, write_table
+from jointdiff.config import ConfigError, Explanation, Generation
+from jointdiff.data.store import open_store
 from jointdiff.evaluate.generation import score_generated
 from jointdiff.files import read_json
 from jointdiff.inference import classify, explain, generate, wanted_labels
 from jointdiff.method import to_unit_range
 from jointdiff.models import load_model
 from jointdiff.training.loop import train
+from tests.tiny import tiny_phantoms, tiny_run
 
-SETTINGS = {
-    "joint": {"width": 8, "multipliers": [1, 2], "blocks": 1, "attention_at": []},
-    "supervised": {"depth": 10, "width": 1},
-    "random": {},
-}
+METHODS = ("joint", "supervised", "random")
 QUICK = Explanation(images_per_finding=2, steps=2, noises=2, batch_size=1)
 
 
@@ -29,24 +25,9 @@ QUICK = Explanation(images_per_finding=2, steps=2, noises=2, batch_size=1)
 def cells(tmp_path_factory):
     """Prepare phantoms and train one tiny cell of three methods on the same split."""
     folder = tmp_path_factory.mktemp("cells")
-    prepare("phantom", folder, folder / "store", size=16, options={"patients": 24, "images_per_patient": 2})
-    store = open_store(folder / "store")
-    role = np.repeat(["labelled", "validation", "unlabelled", "test"], [10, 8, 10, 20])
-    write_table({"sample_id": store.sample_ids, "role": role}, folder / "split.parquet")
-    for method, settings in SETTINGS.items():
-        run = RunSpec(
-            experiment="test",
-            dataset="phantom",
-            size=16,
-            labels="18",
-            variant=method,
-            method=method,
-            seed=0,
-            settings=settings,
-            training={"steps": 2, "batch_size": 4, "precision": "fp32", "device": "cpu"},
-        )
-        place = {"store": folder / "store", "split": folder / "split.parquet", "state": folder / "state"}
-        train(run, **place, out=folder / method)
+    data = tiny_phantoms(folder, labelled=10, validation=8, unlabelled=10, test=20)
+    for method in METHODS:
+        train(tiny_run(method, steps=2), **data, state=folder / "state", out=folder / method)
     return folder
 
 

@@ -14,46 +14,22 @@ import torch
 from safetensors.torch import load_file
 
 import jointdiff.training.loop as loop
-from jointdiff.config import RunSpec, Training
-from jointdiff.data.prepare import prepare
-from jointdiff.data.store import open_store, write_table
+from jointdiff.data.store import open_store
 from jointdiff.files import read_json
 from jointdiff.models import load_model
 from jointdiff.training.feed import Feed
 from jointdiff.training.loop import TrainingDivergedError, train
-
-SMALL = {
-    "joint": {"width": 8, "multipliers": [1, 2], "blocks": 1, "attention_at": []},
-    "supervised": {"depth": 10, "width": 1},
-    "fixmatch": {"depth": 10, "width": 1, "unlabelled_ratio": 2},
-    "mean_teacher": {"depth": 10, "width": 1},
-}
+from tests.tiny import tiny_phantoms, tiny_run
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     """A prepared store of 48 phantoms and a split of it."""
-    folder = tmp_path_factory.mktemp("data")
-    prepare("phantom", folder, folder / "store", size=16, options={"patients": 24, "images_per_patient": 2})
-    store = open_store(folder / "store")
-    role = np.repeat(["labelled", "validation", "unlabelled", "test"], [12, 8, 16, 12])
-    write_table({"sample_id": store.sample_ids, "role": role}, folder / "split.parquet")
-    return {"store": folder / "store", "split": folder / "split.parquet"}
+    return tiny_phantoms(tmp_path_factory.mktemp("data"), labelled=12, validation=8, unlabelled=16, test=12)
 
 
 def spec(method="joint", steps=6, **training):
-    plan = {"steps": steps, "batch_size": 4, "validate_every": 3, "log_every": 2, "precision": "fp32", "device": "cpu"}
-    return RunSpec(
-        experiment="test",
-        dataset="phantom",
-        size=16,
-        labels="20",
-        variant=method,
-        method=method,
-        seed=0,
-        settings=SMALL.get(method, {}),
-        training=Training(**{**plan, **training}),
-    )
+    return tiny_run(method, **{"steps": steps, "validate_every": 3, "log_every": 2, **training})
 
 
 def weights(folder):
