@@ -122,16 +122,14 @@ class JointDiffusion(Method):
         """Draw images (N, C, H, W) in [-1, 1] guided in representation space towards labels (N, K).
 
         Every step moves maps of the encoder down the classification loss, h' = h - alpha grad_h CE(g(h), y), and
-        decodes from h' (Deja et al. 2023, section 3.3). ``guidance`` is alpha; 0 ignores the labels.
+        decodes from h' (Deja et al. 2023, section 3.3). ``guidance`` is alpha; 0 ignores the labels. The setting
+        ``guidance_reach`` enlarges what that changes.
         """
         solver = self.process.solver(sampler, steps)
         z = noise_for(seeds, (self.data.channels, self.data.size, self.data.size))
         for t in solver.times:
             encoding = self.unet.encode(z, torch.full_like(seeds, t))
-            noise = (
-                self._guided_noise(encoding, labels, scale=guidance) if guidance > 0.0 else self.unet.decode(encoding)
-            )
-            z = solver.step(noise, t, z)
+            z = solver.step(self._guided_noise(encoding, labels, scale=guidance), t, z)
         return z.clamp(-1.0, 1.0)
 
     def _guided_noise(self, encoding: Encoding, labels: Tensor, *, scale: float) -> Tensor:
