@@ -161,6 +161,11 @@ class Experiment(Closed):
                     Training.model_validate({**self.training.model_dump(), **entry.training})
                 except ValidationError as error:
                     raise ConfigError(_explain(error, Training, f"{section}.{name}.training.")) from None
+        if self.explanation.steps > self.explanation.noise_level:
+            raise ConfigError(
+                f"explanation.steps: {self.explanation.steps} reverse steps do not fit below noise_level "
+                f"{self.explanation.noise_level}; lower the one or raise the other"
+            )
         extractor = self.methods.get(self.evaluation.extractor)
         if self.needs_extractor and (extractor is None or extractor.labels != "all"):
             raise ConfigError(

@@ -49,7 +49,13 @@ class DiffusionProcess:
         self.signal = (1.0 - betas).cumprod(0).float()  # abar_t (1000,)
 
     def times(self, steps: int, *, start: int = STEPS) -> list[int]:
-        """Return ``steps`` of the ``start`` least noisy steps, evenly apart and from the noisiest ("trailing")."""
+        """Return ``steps`` of the ``start`` least noisy steps, evenly apart and from the noisiest ("trailing").
+
+        Raises:
+            ValueError: there are fewer than ``steps`` of them.
+        """
+        if not 1 <= steps <= start:
+            raise ValueError(f"{steps} steps do not fit between noise level {start} and the image: use at most {start}")
         return [round(start * (steps - i) / steps) - 1 for i in range(steps)]
 
     def solver(self, name: str, steps: int, *, start: int = STEPS) -> Solver:

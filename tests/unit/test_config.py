@@ -173,3 +173,8 @@ def test_a_budget_reads_the_same_however_it_is_written(count: int) -> None:
     written = [count, str(count), f" {count} "]
     data = [parse_experiment(config(datasets={"phantom": {"size": 8, "labels": [w]}})).datasets for w in written]
     assert {d["phantom"].labels[0] for d in data} == {str(count)}
+
+
+def test_more_reverse_steps_than_noise_levels_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"explanation\.steps: 6 reverse steps do not fit below noise_level 5"):
+        parse_experiment(config(explanation={"steps": 6, "noise_level": 5}))

@@ -39,6 +39,9 @@ def test_times_below_a_start_are_evenly_apart():
     assert process.times(4, start=200) == [199, 149, 99, 49]
     assert process.times(1, start=50) == [49]
     assert process.times(3) == [999, 666, 332]
+    assert process.times(5, start=5) == [4, 3, 2, 1, 0]
+    with pytest.raises(ValueError, match="6 steps do not fit between noise level 5"):
+        process.times(6, start=5)
 
 
 def test_scales_are_a_unit_vector():

@@ -232,6 +232,7 @@ def test_nasty_text_still_compiles(tmp_path):
     section = Section(NASTY, (Line(NASTY, (Cell(note=NASTY),)),))
     write_latex([Table("x", NASTY, NASTY, (Column(NASTY, "x", NASTY, NASTY),), (section,))], tmp_path / "t.tex")
     compile_tex(tmp_path / "t.tex", tmp_path / "t.pdf", runs=1)
+    assert (tmp_path / "t.pdf").read_bytes().startswith(b"%PDF")
 
 
 @pytest.mark.tex

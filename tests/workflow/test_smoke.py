@@ -91,6 +91,13 @@ def test_it_leaves_behind_all_that_the_readme_promises(tree: Path) -> None:
     cell = results / "phantom" / "labels-40" / "joint" / "seed-0"
     for name in ("generated.png", "explanations.png", "metrics.jsonl", "model/config.json", "model/README.md"):
         assert (cell / name).stat().st_size
+    # The map of outputs, with the names of this experiment.
+    readme = (
+        (ROOT / "README.md").read_text(encoding="utf-8").replace("default", "smoke").replace("labels-200", "labels-40")
+    )
+    promised = re.findall(r"^\| `((?:results|resources|logs)/[^`]*)`", readme, flags=re.MULTILINE)
+    assert len(promised) == 10
+    assert [name for name in promised if not (tree / name).exists() and not name.endswith("paper.pdf")] == []
     assert not list(results.rglob("*.pkl"))
     assert not list((tree / "state").glob("*/*"))
 
