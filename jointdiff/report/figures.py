@@ -230,7 +230,7 @@ def draw_change(rows: Scores, order: Sequence[str]) -> Figure:
         axis.set_xticks(range(len(findings)), ["all findings" if f == MACRO else sentence(f) for f in findings])
         if max(len(f) for f in findings) * len(findings) > 45:
             axis.tick_params(axis="x", rotation=35)
-        axis.set_ylabel("mean change (% of pixel range)")
+        axis.set_ylabel("mean change (% of range)")
     _legend_below(figure, axes, columns=2)
     return figure
 
