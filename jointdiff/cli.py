@@ -184,12 +184,10 @@ def _read_image(path: Path, data: Any) -> Any:
 
     from jointdiff.data.images import Fit, decode_image
     from jointdiff.method import to_unit_range
-    from jointdiff.registry import load_source
 
     pixels = decode_image(path.read_bytes(), name=str(path), mode="L" if data.channels == 1 else "RGB")
-    how = load_source(data.name).SOURCE.resize
     height, width = pixels.shape[:2]
-    square = Fit(height, width, data.size, how).image(pixels)
+    square = Fit(height, width, data.size, data.resize).image(pixels)
     return to_unit_range(torch.from_numpy(square.copy())[None].permute(0, 3, 1, 2)).contiguous()
 
 

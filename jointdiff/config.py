@@ -40,9 +40,12 @@ class Closed(BaseModel):
 
 def _budget_token(value: Any) -> str:
     token = re.sub(r"\s+", "-", str(value).strip())
-    if token == "all" or re.fullmatch(r"[1-9]\d*(-per-class)?", token) or re.fullmatch(r"0\.\d*[1-9]\d*", token):
+    if re.fullmatch(r"all|[1-9]\d*(-per-class)?|0\.\d*[1-9]\d*|list-[A-Za-z0-9_]+", token):
         return token
-    raise ValueError(f"{value!r} is no label budget: use a count (200), '25 per class', a fraction (0.1) or 'all'")
+    raise ValueError(
+        f"{value!r} is no label budget: use a count (200), '25 per class', a fraction (0.1), 'all', or 'list NAME' "
+        "with a file of that NAME under `lists`"
+    )
 
 
 def _distinct(values: list[Any]) -> list[Any]:
@@ -51,9 +54,10 @@ def _distinct(values: list[Any]) -> list[Any]:
     return values
 
 
-# A label budget as it stands in file names: "200", "25-per-class", "0.1" or "all".
+# A label budget as it stands in file names: "200", "25-per-class", "0.1", "all" or "list-published".
 Budget = Annotated[str, BeforeValidator(_budget_token), WithJsonSchema({"type": ["string", "number"]})]
 Distinct = AfterValidator(_distinct)
+Options = dict[str, bool | int | float | str | list[str]]  # what a data set's read() accepts
 
 
 class Training(Closed):
@@ -72,11 +76,14 @@ class Training(Closed):
 class DataSet(Closed):
     """One data set of the grid."""
 
+    source: str | None = None  # module in jointdiff.data.sources; the data set's own name by default
     size: int = Field(ge=8)  # side of the prepared images in pixels
     labels: Annotated[list[Budget], Distinct] = Field(min_length=1)  # label budgets, validation included
     validation: float = Field(0.2, gt=0, lt=1)  # share of the labelled budget kept for choices (checkpoint, thresholds)
     test: float = Field(0.25, gt=0, lt=1)  # share of the groups held out where the publisher names no test split
-    options: dict[str, int | float | str | bool] = Field(default_factory=dict)  # what the source's read() accepts
+    folds: int | None = Field(None, ge=2)  # k: each seed holds out another k-th of all groups, whatever was published
+    lists: dict[str, str] = Field(default_factory=dict)  # files of sample ids, one a line, for budgets "list NAME"
+    options: Options = Field(default_factory=dict)  # what the source's read() accepts
     training: dict[str, Any] = Field(default_factory=dict)  # overrides of `training` for this set
 
     @property
@@ -161,6 +168,11 @@ class Experiment(Closed):
                     Training.model_validate({**self.training.model_dump(), **entry.training})
                 except ValidationError as error:
                     raise ConfigError(_explain(error, Training, f"{section}.{name}.training.")) from None
+        for name, data in self.datasets.items():
+            for budget in data.labels:
+                if budget.startswith("list-"):
+                    listed = budget.removeprefix("list-")
+                    _known(listed, data.lists, f"datasets.{name}.labels: {listed!r} is no key of datasets.{name}.lists")
         if self.explanation.steps > self.explanation.noise_level:
             raise ConfigError(
                 f"explanation.steps: {self.explanation.steps} reverse steps do not fit below noise_level "
@@ -196,11 +208,14 @@ class Experiment(Closed):
         return RunSpec(
             experiment=self.name,
             dataset=dataset,
+            source=data.source,
             size=data.size,
             options=data.options,
             validation=data.validation,
             test=data.test,
+            folds=data.folds,
             labels=labels,
+            listed=list_digest(data.lists[labels.removeprefix("list-")]) if labels.startswith("list-") else None,
             variant=method,
             method=variant.method or method,
             seed=seed,
@@ -214,11 +229,14 @@ class RunSpec(Closed):
 
     experiment: str
     dataset: str
+    source: str | None = None
     size: int
-    options: dict[str, int | float | str | bool] = Field(default_factory=dict)
+    options: Options = Field(default_factory=dict)
     validation: float = 0.2
     test: float = 0.25
+    folds: int | None = None
     labels: str
+    listed: str | None = None  # digest of the file that a budget "list NAME" stands for
     variant: str
     method: str
     seed: int
@@ -236,6 +254,12 @@ class RunSpec(Closed):
 def digest(value: Any) -> str:
     """Hash plain data (dicts in any order) to 16 hex digits."""
     return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()[:16]
+
+
+@cache
+def list_digest(path: str) -> str:
+    """Digest the content of a file of sample ids."""
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16]
 
 
 def load_experiment(path: Path | str) -> Experiment:
@@ -282,10 +306,14 @@ def _check_names(experiment: Experiment) -> None:
     from jointdiff.registry import load_source, methods, sources
 
     for name, data in experiment.datasets.items():
-        _known(name, sources(), f"datasets.{name}: unknown data set {name!r}")
+        source, key = data.source or name, f"datasets.{name}"
+        _known(source, sources(), f"{key}{'.source' if data.source else ''}: unknown data set {source!r}")
         for option in data.options:
-            known = load_source(name).SOURCE.options
-            _known(option, known, f"datasets.{name}.options.{option}: unknown key {option!r}")
+            known = load_source(source).SOURCE.options
+            _known(option, known, f"{key}.options.{option}: unknown key {option!r}")
+        for listed, path in data.lists.items():
+            if not Path(path).is_file():
+                raise ConfigError(f"{key}.lists.{listed}: there is no file {path}; it should hold one sample id a line")
     for name, variant in experiment.methods.items():
         method, key = variant.method or name, f"methods.{name}"
         _known(method, methods(), f"{key}{'.method' if variant.method else ''}: unknown method {method!r}")

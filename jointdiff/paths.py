@@ -15,8 +15,9 @@ TAG = "{dataset}-{labels}-{method}-{seed}"  # the same cell in the name of a log
 # How each part of a path may look, so that no part swallows another.
 WILDCARDS = {
     "dataset": r"[A-Za-z0-9_]+",
-    "variant": r"\d+(-[0-9a-f]{6})?",
-    "labels": r"all|[0-9.]+(-per-class)?",
+    "raw": r"[A-Za-z0-9_]+",
+    "prepared": r"[A-Za-z0-9_]+-\d+(-[0-9a-f]{6})?",
+    "labels": r"all|[0-9.]+(-per-class)?|list-[A-Za-z0-9_]+",
     "method": r"[A-Za-z0-9_]+",
     "seed": r"\d+",
 }

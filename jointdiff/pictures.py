@@ -49,6 +49,18 @@ def save_strips(
     _save(figure, path, title)
 
 
+def save_pairs(images: np.ndarray, path: Path, *, captions: Sequence[str], title: str) -> None:
+    """Draw uint8 images (2 * len(captions), H, W, C) two by two, with a caption beside each pair."""
+    figure, axes = _canvas(max(len(captions), 1), 3)
+    for row, caption in enumerate(captions):
+        _show(axes[row, 0], images[2 * row])
+        _show(axes[row, 1], images[2 * row + 1])
+        axes[row, 2].text(0.0, 0.5, caption, fontsize=8, va="center", transform=axes[row, 2].transAxes)
+    if not captions:
+        axes[0, 0].text(0.0, 0.5, "nothing to compare", fontsize=8, transform=axes[0, 0].transAxes)
+    _save(figure, path, title)
+
+
 def _canvas(rows: int, columns: int):
     from matplotlib.figure import Figure
 

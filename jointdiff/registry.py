@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import pkgutil
+from collections.abc import Mapping
 from functools import cache
 from importlib.metadata import entry_points
 from importlib.util import find_spec
@@ -19,6 +20,7 @@ from jointdiff.config import ConfigError
 if TYPE_CHECKING:
     from types import ModuleType
 
+    from jointdiff.data.source import Source
     from jointdiff.method import Method
 
 
@@ -51,6 +53,17 @@ def load_source(name: str) -> ModuleType:
         ConfigError: there is no data set of this name.
     """
     return importlib.import_module(_find(name, sources(), "data set"))
+
+
+def describe_source(name: str, options: Mapping[str, Any] | None = None) -> Source:
+    """Return a data set's facts as these options make them.
+
+    Raises:
+        ConfigError: the data set or an option is unknown, or what an option names is not there.
+    """
+    from jointdiff.data.source import describe
+
+    return describe(load_source(name), options)[0]
 
 
 def load_method(name: str) -> type[Method]:

@@ -8,10 +8,11 @@ from jointdiff.config import ConfigError, parse_experiment
 from jointdiff.doctor import missing_tex
 from jointdiff.paths import CELL, SPLIT, TAG, WILDCARDS, inception_weights
 from jointdiff.provenance import code_version
-from jointdiff.registry import methods, sources
+from jointdiff.registry import describe_source, methods, sources
 
 try:
     experiment = parse_experiment(config)
+    described = {name: describe_source(data.source or name, data.options) for name, data in experiment.datasets.items()}
 except ConfigError as error:
     raise WorkflowError(f"The configuration cannot be used.\n{error}") from None
 config.update(experiment.model_dump(mode="json"))  # with every default filled in
@@ -45,9 +46,34 @@ onstart:
         )
 
 
+# Several data sets of a grid may share raw files, or even a store; the one with most files tells how to make it.
+DATASET_OF_RAW = {
+    source.name: name for name, source in sorted(described.items(), key=lambda item: len(item[1].files))
+}
+PREPARED = {name: f"{source.name}-{experiment.datasets[name].variant}" for name, source in described.items()}
+DATASET_OF_PREPARED = {prepared: name for name, prepared in PREPARED.items()}
+
+
 def store(wildcards):
     """Return the prepared store of a data set."""
-    return f"<resources>/prepared/{wildcards.dataset}-{experiment.datasets[wildcards.dataset].variant}"
+    return f"<resources>/prepared/{PREPARED[wildcards.dataset]}"
+
+
+def source_module(dataset):
+    """Return the module that reads a data set."""
+    return sources()[experiment.datasets[dataset].source or dataset]
+
+
+def reading(dataset):
+    """Return all that says how a data set is read, as plain data."""
+    data = experiment.datasets[dataset]
+    return {"source": data.source or dataset, "options": data.options}
+
+
+def raw_files(wildcards):
+    """Return the record of a store's downloads, and the user's own files that it is made from."""
+    source = described[DATASET_OF_PREPARED[wildcards.prepared]]
+    return [f"<resources>/raw/{source.name}/downloads.json", *map(str, source.inputs)]
 
 
 def extractor(wildcards):
@@ -83,6 +109,12 @@ def of_cells(name, *, where=lambda variant: True):
     ]
 
 
+def of_splits(dataset, name):
+    """List a file of every split of a data set."""
+    drawn = dict.fromkeys((labels, seed) for data, labels, _, seed in experiment.cells() if data == dataset)
+    return [f"{SPLIT}/{name}".format(dataset=dataset, labels=labels, seed=seed) for labels, seed in drawn]
+
+
 def generated(name):
     """List a file of every cell that draws images."""
     return of_cells(name, where=lambda variant: variant.generate)
@@ -113,5 +145,6 @@ def final_files(wildcards):
         *rules.draw_figures.output,
         *generated("generated.png"),
         *explained("explanations.png"),
+        *[f"<results>/{dataset}/audit.{kind}" for dataset in experiment.datasets for kind in ("html", "png")],
         "<results>/tracking/synchronised.json",
     ]

@@ -1,53 +1,102 @@
 """From published files to a prepared store and the roles of its images."""
 
 
+# One part by default, since its threads use the whole machine; on a cluster, `--set-scatter prepare=32`.
+scattergather:
+    prepare=1,
+
+
 rule download_dataset:
     output:
         # Updated, not replaced: it remembers the checksums of files that no publisher gave one for.
-        downloads=update("<resources>/raw/{dataset}/downloads.json"),
+        downloads=update("<resources>/raw/{raw}/downloads.json"),
     log:
-        "<logs>/download_dataset/{dataset}.log",
+        "<logs>/download_dataset/{raw}.log",
     retries: 2
     # The mirror is read by the script itself: where bytes came from changes nothing, their checksums are fixed.
     params:
-        code_version=lambda w: code_version(sources()[w.dataset]),
+        reading=lambda w: reading(DATASET_OF_RAW[w.raw]),
+        code_version=lambda w: code_version(source_module(DATASET_OF_RAW[w.raw])),
     script:
         "../workflow_scripts/download_dataset.py"
 
 
-rule prepare_dataset:
+rule prepare_part:
     input:
-        downloads="<resources>/raw/{dataset}/downloads.json",
+        raw_files,
     output:
-        store=directory("<resources>/prepared/{dataset}-{variant}"),
+        part=temp(directory("<resources>/prepared/{prepared}.parts/{scatteritem}")),
     log:
-        "<logs>/prepare_dataset/{dataset}-{variant}.log",
+        "<logs>/prepare_part/{prepared}-{scatteritem}.log",
     benchmark:
-        "<benchmarks>/prepare_dataset/{dataset}-{variant}.jsonl"
+        "<benchmarks>/prepare_part/{prepared}-{scatteritem}.jsonl"
+    threads: 16
     params:
-        size=lookup("datasets/{dataset}/size", within=config),
-        options=lookup("datasets/{dataset}/options", within=config),
-        code_version=lambda w: code_version("jointdiff.data.prepare", sources()[w.dataset]),
+        reading=lambda w: reading(DATASET_OF_PREPARED[w.prepared]),
+        size=lambda w: experiment.datasets[DATASET_OF_PREPARED[w.prepared]].size,
+        code_version=lambda w: code_version("jointdiff.data.prepare", source_module(DATASET_OF_PREPARED[w.prepared])),
     script:
-        "../workflow_scripts/prepare_dataset.py"
+        "../workflow_scripts/prepare_part.py"
+
+
+rule join_parts:
+    input:
+        raw_files,
+        parts=gather.prepare("<resources>/prepared/{{prepared}}.parts/{scatteritem}"),
+    output:
+        store=directory("<resources>/prepared/{prepared}"),
+    log:
+        "<logs>/join_parts/{prepared}.log",
+    benchmark:
+        "<benchmarks>/join_parts/{prepared}.jsonl"
+    params:
+        reading=lambda w: reading(DATASET_OF_PREPARED[w.prepared]),
+        size=lambda w: experiment.datasets[DATASET_OF_PREPARED[w.prepared]].size,
+        code_version=lambda w: code_version("jointdiff.data.prepare", source_module(DATASET_OF_PREPARED[w.prepared])),
+    script:
+        "../workflow_scripts/join_parts.py"
 
 
 rule split_dataset:
     input:
         store=store,
+        lists=lambda w: list(experiment.datasets[w.dataset].lists.values()),
     output:
         split=f"{SPLIT}/split-{{seed}}.parquet",
-        audit=report(
-            f"{SPLIT}/audit-{{seed}}.csv",
-            caption="../docs/report/audit.rst",
-            category="Is the split clean?",
-            labels={"what": "audit", "data set": "{dataset}", "labels": "{labels}", "seed": "{seed}"},
-        ),
+        audit=f"{SPLIT}/audit-{{seed}}.csv",
     log:
         "<logs>/split_dataset/{dataset}-{labels}-{seed}.log",
     params:
         validation=lookup("datasets/{dataset}/validation", within=config),
         test=lookup("datasets/{dataset}/test", within=config),
+        folds=lookup("datasets/{dataset}/folds", within=config),
+        lists=lookup("datasets/{dataset}/lists", within=config),
         code_version=code_version("jointdiff.data.splits"),
     script:
         "../workflow_scripts/split_dataset.py"
+
+
+rule draw_audit:
+    input:
+        store=store,
+        splits=lambda w: of_splits(w.dataset, "split-{seed}.parquet"),
+        audits=lambda w: of_splits(w.dataset, "audit-{seed}.csv"),
+    output:
+        table=report(
+            "<results>/{dataset}/audit.html",
+            caption="../docs/report/audit.rst",
+            category="Is the split clean?",
+            labels={"what": "leaks", "data set": "{dataset}"},
+        ),
+        picture=report(
+            "<results>/{dataset}/audit.png",
+            caption="../docs/report/alike.rst",
+            category="Is the split clean?",
+            labels={"what": "most alike", "data set": "{dataset}"},
+        ),
+    log:
+        "<logs>/draw_audit/{dataset}.log",
+    params:
+        code_version=code_version("jointdiff.data.audit"),
+    script:
+        "../workflow_scripts/draw_audit.py"

@@ -4,11 +4,11 @@ from pathlib import Path
 
 from jointdiff.data.download import download, mirror_from
 from jointdiff.logs import to_rule_log
-from jointdiff.registry import load_source
+from jointdiff.registry import describe_source
 
 
 def main(rule):
-    source = load_source(rule.wildcards.dataset).SOURCE
+    source = describe_source(rule.params.reading["source"], rule.params.reading["options"])
     download(source, Path(rule.output.downloads).parent, mirror=mirror_from(rule.config["mirror"]))
 
 

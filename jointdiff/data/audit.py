@@ -2,55 +2,140 @@
 
 from __future__ import annotations
 
-import hashlib
+import html
 from collections import Counter
+from collections.abc import Sequence
 from itertools import combinations
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from jointdiff.data.duplicates import near_pairs, perceptual_hash, thumbnails
-from jointdiff.data.store import ROLES, Store
+from jointdiff.data.duplicates import unit_vectors
+from jointdiff.data.store import ROLES, Store, open_store
+from jointdiff.files import atomic_path
 
 if TYPE_CHECKING:
     import pandas as pd
 
 EXAMPLES = 3  # pairs named per row
+SHOWN = 6  # pairs in the picture
+COMPARED = 2048  # test images, at most, whose nearest training image is looked for
 
 
 def find_leaks(store: Store, split: pd.DataFrame) -> pd.DataFrame:
     """Count what any two roles share.
 
-    Returns a table with the columns role_a, role_b, shared_groups (must be 0), exact_duplicates and near_duplicates
-    (pairs of images, one in each role; the latter without the former) and examples (names of some such pairs).
+    Returns a table with the columns role_a, role_b, images_a, images_b, shared_groups (0, but for labelled and
+    unlabelled images of a published list), exact_duplicates and near_duplicates (pairs of images, one in each role;
+    the latter without the former) and examples (names of some such pairs).
     """
     import pandas as pd
 
     rows = {role: members for role, members in store.split_rows(split).items() if len(members)}
-    used = np.sort(np.concatenate(list(rows.values()))) if rows else np.empty(0, dtype=np.int64)
-    place = np.full(store.info.samples, -1)
-    place[used] = np.arange(len(used))
-    exact = np.array([hashlib.blake2b(image, digest_size=16).hexdigest() for image in store.images[used]])
-    thumbs = thumbnails(store.images, used)
-    hashes = perceptual_hash(thumbs)
+    _, pixels = np.unique(store.pixels, return_inverse=True)
     found = []
     for role_a, role_b in combinations([role for role in ROLES if role in rows], 2):
-        a, b = place[rows[role_a]], place[rows[role_b]]
-        count_a, count_b = Counter(exact[a].tolist()), Counter(exact[b].tolist())
-        near = near_pairs(hashes, thumbs, a, b)
-        near = near[exact[near[:, 0]] != exact[near[:, 1]]]
-        twins = [digest for digest in count_a if digest in count_b]
-        examples = [(a[exact[a] == digest][0], b[exact[b] == digest][0]) for digest in twins[:EXAMPLES]]
-        examples += [tuple(pair) for pair in near[: EXAMPLES - len(examples)]]
+        a, b = rows[role_a], rows[role_b]
+        count_a, count_b = Counter(pixels[a].tolist()), Counter(pixels[b].tolist())
+        twins = sorted(count_a.keys() & count_b.keys())
+        # Near duplicates are known for the first of equal images; each of its twins counts.
+        near = [
+            (one, other, count_a[x] * count_b[y])
+            for pair in store.near_duplicates.tolist()
+            for one, other in (pair, pair[::-1])
+            if (x := int(pixels[one])) in count_a and (y := int(pixels[other])) in count_b
+        ]
+        examples = [(a[pixels[a] == twin][0], b[pixels[b] == twin][0]) for twin in twins[:EXAMPLES]]
+        examples += [(one, other) for one, other, _ in near[: EXAMPLES - len(examples)]]
         found.append(
             {
                 "role_a": role_a,
                 "role_b": role_b,
-                "shared_groups": len(np.intersect1d(store.groups[rows[role_a]], store.groups[rows[role_b]])),
-                "exact_duplicates": sum(count_a[digest] * count_b[digest] for digest in twins),
-                "near_duplicates": len(near),
-                "examples": "; ".join(" ~ ".join(store.sample_ids[used[list(pair)]]) for pair in examples),
+                "images_a": len(a),
+                "images_b": len(b),
+                "shared_groups": len(np.intersect1d(store.groups[a], store.groups[b])),
+                "exact_duplicates": sum(count_a[twin] * count_b[twin] for twin in twins),
+                "near_duplicates": sum(count for _, _, count in near),
+                "examples": "; ".join(" ~ ".join(store.sample_ids[list(pair)]) for pair in examples),
             }
         )
-    columns = ["role_a", "role_b", "shared_groups", "exact_duplicates", "near_duplicates", "examples"]
+    columns = ["role_a", "role_b", "images_a", "images_b"]
+    columns += ["shared_groups", "exact_duplicates", "near_duplicates", "examples"]
     return pd.DataFrame(found, columns=columns)
+
+
+def most_alike(store: Store, split: pd.DataFrame, *, count: int) -> list[tuple[int, int, float]]:
+    """Return the ``count`` pairs (test row, other row, correlation of thumbnails) that are most alike.
+
+    Of a large test split, every n-th image is looked at.
+    """
+    rows = store.split_rows(split)
+    test = rows["test"][:: max(1, -(-len(rows["test"]) // COMPARED))]
+    others = np.concatenate([rows[role] for role in ROLES if role != "test"])
+    if not len(test) or not len(others):
+        return []
+    left, right = unit_vectors(store.thumbnails[test]), unit_vectors(store.thumbnails[others])
+    likeness = np.full(len(test), -2.0)
+    nearest = np.zeros(len(test), dtype=np.int64)
+    for start in range(0, len(others), 4096):
+        block = left @ right[start : start + 4096].T
+        best = block.argmax(axis=1)
+        values = block[np.arange(len(test)), best]
+        better = values > likeness
+        likeness[better], nearest[better] = values[better], start + best[better]
+    order = np.argsort(-likeness, kind="stable")[:count]
+    return [(int(test[i]), int(others[nearest[i]]), float(likeness[i])) for i in order]
+
+
+def draw_audit(
+    store: Path | str,
+    audits: Sequence[Path | str],
+    splits: Sequence[Path | str],
+    *,
+    table: Path | str,
+    picture: Path | str,
+) -> None:
+    """Show a data set's audits as one table (HTML), and the pairs across roles that are most alike as a picture."""
+    import pandas as pd
+
+    from jointdiff.pictures import save_pairs
+
+    opened = open_store(store)
+    frames = []
+    for path in map(Path, audits):
+        frame = pd.read_csv(path, keep_default_na=False)
+        frame.insert(0, "seed", path.stem.removeprefix("audit-"))
+        frame.insert(0, "labels", path.parent.name.removeprefix("labels-"))
+        frames.append(frame)
+    with atomic_path(table) as aside:
+        # pandas escapes what is written.
+        notes = "".join(f"<p>{caveat}</p>" for caveat in map(html.escape, opened.info.caveats))
+        text = pd.concat(frames).rename(columns=lambda name: name.replace("_", " ")).to_html(index=False, border=0)
+        aside.write_text(f"{STYLE}{notes}{text}\n", encoding="utf-8")
+    alike = {pair[:2]: pair for split in splits for pair in most_alike(opened, _read(split), count=SHOWN)}
+    shown = sorted(alike.values(), key=lambda pair: -pair[2])[:SHOWN]
+    exact = {frozenset(pair) for pair in opened.near_duplicates.tolist()}
+    captions = [
+        f"{opened.sample_ids[one]} (test)  ~  {opened.sample_ids[other]} (training side)   r = {likeness:.4f}"
+        + ("   same pixels" if opened.pixels[one] == opened.pixels[other] else "")
+        + ("   near-duplicates" if frozenset((one, other)) in exact else "")
+        for one, other, likeness in shown
+    ]
+    pairs = opened.images[[row for one, other, _ in shown for row in (one, other)]]
+    save_pairs(
+        pairs, Path(picture), captions=captions, title=f"{opened.info.title}: most alike across test and training"
+    )
+
+
+STYLE = """<style>
+body { font: 14px sans-serif; } table { border-collapse: collapse; }
+th, td { padding: .2em .6em; text-align: left; border-bottom: 1px solid #ddd; }
+</style>
+"""
+
+
+def _read(path: Path | str) -> pd.DataFrame:
+    import pandas as pd
+
+    return pd.read_parquet(path)

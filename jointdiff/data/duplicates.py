@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import pairwise
+
 import numpy as np
 
-BLOCK = 1 << 20  # pairs compared, or pixels averaged, at once: what fits a processor's cache
+SIDE = 16  # of a thumbnail
 
 
-def thumbnails(images: np.ndarray, rows: np.ndarray, *, side: int = 16) -> np.ndarray:
-    """Return grey thumbnails (len(rows), side, side) float32 of images uint8 (N, H, W, C), each an area average."""
-    _, height, width, _ = images.shape
-    down, across = _averaging(height, side), _averaging(width, side)
-    out = np.empty((len(rows), side, side), dtype=np.float32)
-    step = max(1, BLOCK // (4 * height * width))
-    for start in range(0, len(rows), step):
-        grey = images[rows[start : start + step]].mean(axis=3, dtype=np.float32)
-        out[start : start + step] = down @ grey @ across.T
-    return out
+def thumbnail(image: np.ndarray) -> np.ndarray:
+    """Return a grey thumbnail uint8 (16, 16) of an image uint8 (H, W) or (H, W, C), an area average."""
+    from PIL import Image
+
+    if image.ndim == 3:
+        image = image.mean(axis=2).round().astype(np.uint8)
+    return np.asarray(Image.fromarray(image).resize((SIDE, SIDE), Image.Resampling.BOX))
+
+
+def unit_vectors(thumbs: np.ndarray) -> np.ndarray:
+    """Return thumbnails (N, S, S) as vectors float32 (N, S * S) whose inner products are their correlations."""
+    flat = thumbs.reshape(len(thumbs), -1).astype(np.float32)
+    flat -= flat.mean(axis=1, keepdims=True)
+    return flat / np.maximum(np.linalg.norm(flat, axis=1, keepdims=True), 1e-6)
 
 
 def perceptual_hash(thumbs: np.ndarray) -> np.ndarray:
@@ -33,33 +40,49 @@ def perceptual_hash(thumbs: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(np.packbits(bits, axis=1)).view(np.uint64).ravel()
 
 
-def near_pairs(
-    hashes: np.ndarray,
-    thumbs: np.ndarray,
-    a: np.ndarray,
-    b: np.ndarray,
-    *,
-    hamming: int = 4,
-    correlation: float = 0.995,
-) -> np.ndarray:
-    """Return the pairs (P, 2) of one index from ``a`` and one from ``b`` whose images are nearly identical.
+def near_pairs(thumbs: np.ndarray, *, hamming: int, correlation: float) -> np.ndarray:
+    """Return the pairs (P, 2) of thumbnails (N, S, S) that are nearly identical, the lower index first, sorted.
 
     Hashes that differ in at most ``hamming`` bits nominate, the ``correlation`` of the thumbnails decides: of many
-    similar images (one body part, one pose) hashes alone would call too many the same. Memory is bounded by blocks of
-    pairs.
+    similar images (one body part, one pose) hashes alone would call too many the same.
     """
-    centred = thumbs.reshape(len(thumbs), -1) - thumbs.mean(axis=(1, 2))[:, None]
-    norm = np.linalg.norm(centred, axis=1, keepdims=True)
-    unit = centred / np.maximum(norm, 1e-6)
+    flat = unit_vectors(thumbs)
+    hashes = perceptual_hash(thumbs.astype(np.float32))
     found = [np.empty((0, 2), dtype=np.int64)]
-    step = max(1, BLOCK // max(len(b), 1))
-    for start in range(0, len(a), step):
-        part = a[start : start + step]
-        left, right = np.nonzero(np.bitwise_count(hashes[part][:, None] ^ hashes[b][None, :]) <= hamming)
-        pairs = np.column_stack([part[left], b[right]])
-        alike = np.einsum("ij,ij->i", unit[pairs[:, 0]], unit[pairs[:, 1]]) >= correlation
+    for pairs in _close_hashes(hashes, hamming):
+        alike = np.einsum("ij,ij->i", flat[pairs[:, 0]], flat[pairs[:, 1]]) >= correlation
         found.append(pairs[alike])
-    return np.concatenate(found)
+    return np.unique(np.concatenate(found), axis=0)
+
+
+def _close_hashes(hashes: np.ndarray, hamming: int) -> Iterator[np.ndarray]:
+    """Yield pairs (P, 2), some of them twice, of hashes (N,) uint64 that differ in at most ``hamming`` bits.
+
+    Of ``hamming + 1`` bands of bits at least one is equal in such a pair, so that only hashes with an equal band are
+    compared, and not all with all.
+    """
+    edges = np.linspace(0, 64, hamming + 2).astype(int)
+    for low, high in pairwise(edges.tolist()):
+        band = (hashes >> np.uint64(low)) & np.uint64((1 << (high - low)) - 1)
+        order = np.argsort(band, kind="stable")
+        band, sorted_hashes = band[order], hashes[order]
+        places, step = np.arange(len(order)), 1
+        while True:  # compare each with the next, then the one after, as long as their bands are equal
+            places = places[places + step < len(order)]
+            places = places[band[places] == band[places + step]]
+            if not len(places):
+                break
+            bits = np.bitwise_count(sorted_hashes[places] ^ sorted_hashes[places + step])
+            close = places[bits <= hamming]
+            yield np.sort(np.column_stack([order[close], order[close + step]]), axis=1)
+            step += 1
+
+
+def distinct_near_pairs(pixels: np.ndarray, thumbs: np.ndarray, *, hamming: int, correlation: float) -> np.ndarray:
+    """Return ``near_pairs`` of the first image of each digest (N,): equal pixels are no news to their thumbnails."""
+    _, first = np.unique(pixels.astype(np.str_), return_index=True)
+    first = np.sort(first)
+    return first[near_pairs(thumbs[first], hamming=hamming, correlation=correlation)]
 
 
 def join_groups(names: list[str], groups: list[str], pairs: np.ndarray) -> list[str]:
@@ -77,12 +100,3 @@ def join_groups(names: list[str], groups: list[str], pairs: np.ndarray) -> list[
         low, high = sorted((root(one), root(other)))
         parent[high] = low
     return [names[root(sample)] for sample in range(len(names))]
-
-
-def _averaging(length: int, side: int) -> np.ndarray:
-    """Weights (side, length) of an area average, rows summing to 1."""
-    edges = np.linspace(0, length, side + 1)
-    pixel = np.arange(length)
-    overlap = np.minimum(edges[1:, None], pixel + 1) - np.maximum(edges[:-1, None], pixel)
-    weights = np.maximum(overlap, 0)
-    return (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)

@@ -1,206 +1,431 @@
-"""Read a data set once, check every sample, and write it at one size as a memory-mapped store."""
+"""Read a data set once, check every sample, and write it at one size as a memory-mapped store.
+
+The work is cut into parts, which separate jobs prepare, and a part into pieces of some dozen megabytes, after each of
+which it can be taken up again. What comes out does not depend on either: rows stand in the order of the source.
+Memory holds a piece and what the threads work on, whatever the size of the set.
+"""
 
 from __future__ import annotations
 
-import difflib
 import hashlib
-import math
-from collections.abc import Iterator, Mapping
+import shutil
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jointdiff.config import ConfigError
+from jointdiff.config import digest
+from jointdiff.data.checks import check_facts, check_sample
+from jointdiff.data.duplicates import distinct_near_pairs, join_groups, thumbnail
 from jointdiff.data.images import Fit
-from jointdiff.data.source import DataError, DataInfo, Sample, Source
-from jointdiff.data.store import info_to_json, tensor_writer, write_table
-from jointdiff.files import atomic_path, write_json
+from jointdiff.data.source import DataError, DataInfo, Loadable, Source, describe, load
+from jointdiff.data.store import info_to_json, tensor_file, write_table
+from jointdiff.files import atomic_path, read_json, write_json
 from jointdiff.progress import Progress
+from jointdiff.provenance import code_version
 from jointdiff.registry import load_source
 
 if TYPE_CHECKING:
     from types import ModuleType
 
+    import pyarrow as pa
+
+PIECE = 1 << 25  # bytes of pixels after which a piece is written
+BATCH = 16  # samples that a thread takes at once
+
+
+@dataclass(frozen=True)
+class Part:
+    """One of ``count`` shares of a data set's images."""
+
+    index: int = 0
+    count: int = 1
+
+    @classmethod
+    def parse(cls, text: str) -> Part:
+        """Read Snakemake's "3-of-8"."""
+        index, count = text.split("-of-")
+        return cls(int(index) - 1, int(count))
+
 
 def prepare(
-    name: str, raw: Path | str, out: Path | str, *, size: int, options: Mapping[str, Any] | None = None
+    name: str,
+    raw: Path | str,
+    out: Path | str,
+    *,
+    size: int,
+    options: Mapping[str, Any] | None = None,
+    threads: int = 1,
 ) -> None:
     """Write the data set ``name`` at ``size`` pixels a side to the folder ``out``, whole or not at all.
 
     Args:
-        name: a registered data set.
+        name: a module of ``jointdiff.data.sources``.
         raw: folder of its published files.
-        out: folder for images.arrow, masks.arrow, samples.parquet, regions.parquet and dataset.json.
+        out: folder for images.arrow, masks.arrow, thumbnails.arrow, samples.parquet, regions.parquet,
+            near_duplicates.parquet and dataset.json.
         size: side of the prepared images in pixels.
         options: what the source's ``read`` accepts.
+        threads: decoding and resizing at once.
 
     Raises:
         ConfigError: the data set or an option is unknown.
         DataError: a file is absent, or a sample is not what the source promises.
     """
-    prepare_source(load_source(name), raw, out, size=size, options=options)
+    prepare_source(load_source(name), raw, out, size=size, options=options, threads=threads)
 
 
 def prepare_source(
-    module: ModuleType, raw: Path | str, out: Path | str, *, size: int, options: Mapping[str, Any] | None = None
+    module: ModuleType,
+    raw: Path | str,
+    out: Path | str,
+    *,
+    size: int,
+    options: Mapping[str, Any] | None = None,
+    threads: int = 1,
 ) -> None:
-    """Prepare a data set given by its module (``SOURCE`` and ``read``); see ``prepare``."""
-    source: Source = module.SOURCE
-    chosen = _check_options(source, options or {})
-    for file in source.files:
-        if not file.optional and not (Path(raw) / file.name).is_file():
-            raise DataError(
-                f"{source.name}: {Path(raw) / file.name} is absent; download it, or name a mirror that has it "
-                "(see docs/mirror.md)"
-            )
-    with atomic_path(out) as aside:
-        aside.mkdir(parents=True)
-        total = module.count(**chosen) if hasattr(module, "count") else source.facts.samples
-        _write(source, module.read(Path(raw), size=size, **chosen), aside, size=size, total=total)
+    """Prepare a data set given by its module; see ``prepare``."""
+    part = Path(out).with_name(f".{Path(out).name}.part")
+    prepare_part(module, raw, part, size=size, options=options, threads=threads)
+    try:
+        join_parts(module, [part], out, raw=raw, size=size, options=options)
+    finally:
+        shutil.rmtree(part)
 
 
-def _write(source: Source, samples: Iterator[Sample], folder: Path, *, size: int, total: int | None) -> None:
-    names = source.labels.names
-    table: dict[str, list[Any]] = {key: [] for key in ("sample_id", "group", "split", "width", "height")}
-    places: dict[str, list[Any]] = {key: [] for key in ("row", "finding", "x0", "y0", "x1", "y1", "mask")}
-    labels: list[np.ndarray] = []
-    known: set[str] = set()
-    digest = hashlib.sha256()
+def prepare_part(
+    module: ModuleType,
+    raw: Path | str,
+    out: Path | str,
+    *,
+    size: int,
+    options: Mapping[str, Any] | None = None,
+    part: Part = Part(),
+    threads: int = 1,
+) -> None:
+    """Prepare one share of a data set to the folder ``out``, going on where an earlier call was stopped.
+
+    Raises:
+        ConfigError: an option is unknown.
+        DataError: a file is absent, or a sample is not what the source promises.
+    """
+    source, chosen = describe(module, options)
+    raw, out = Path(raw), Path(out)
+    _check_files(source, raw)
+    unfinished = _unfinished(out, [source.name, size, chosen, part.index, part.count, _state_of(source, raw)], module)
+    shards: Sequence[str | None] = module.shards(raw, **chosen) if hasattr(module, "shards") else [None]
+    if not shards:
+        raise DataError(f"{source.name}: {raw} holds none of its archives; download them, or name a mirror")
+    try:
+        _write_pieces(module, source, raw, unfinished, shards, part, size=size, options=chosen, threads=threads)
+    except BaseException:
+        if not any(unfinished.iterdir()):
+            unfinished.rmdir()
+        raise
+    if out.is_dir():
+        shutil.rmtree(out)
+    unfinished.rename(out)
+
+
+def _write_pieces(
+    module: ModuleType,
+    source: Source,
+    raw: Path,
+    folder: Path,
+    shards: Sequence[str | None],
+    part: Part,
+    *,
+    size: int,
+    options: Mapping[str, Any],
+    threads: int,
+) -> None:
+    # Where there are more parts than shards, several parts read the same shard and take turns in it.
+    turns = -(-part.count // len(shards))
+    units = [(shard, turn) for shard in range(len(shards)) for turn in range(turns)][part.index :: part.count]
+    total = source.facts.samples and -(-source.facts.samples * len(units) // (len(shards) * turns))
     with (
-        tensor_writer(folder / "images.arrow", (size, size, source.channels)) as images,
-        tensor_writer(folder / "masks.arrow", (size, size)) as masks,
+        ThreadPoolExecutor(threads) as pool,
         Progress(f"prepare {source.name}", total=total, unit="images") as progress,
     ):
-        for sample in samples:
-            height, width, values = _check(source, sample, known)
-            known.add(sample.sample_id)
-            fit = Fit(height, width, size, source.resize)
-            image = fit.image(sample.image)
-            row = images.append(image)
-            labels.append(values)
-            entries: tuple[Any, ...] = (sample.sample_id, sample.group, sample.split or "", width, height)
-            for key, entry in zip(table, entries, strict=True):
-                table[key].append(entry)
-            digest.update(repr((sample.sample_id, sample.group, sample.split, values.tolist())).encode())
-            digest.update(image.tobytes())
-            for region in sample.regions:
-                mask = None if region.mask is None else fit.mask(region.mask)
-                box = _tight_box(mask) if mask is not None else fit.box(region.box)  # type: ignore[arg-type]
-                if box is None:
-                    continue  # cropped away
-                place = -1 if mask is None else masks.append(mask.astype(np.uint8))
-                for key, entry in zip(places, (row, region.finding, *box, place), strict=True):
-                    places[key].append(entry)
-                digest.update(repr((region.finding, box)).encode())
-                digest.update(b"" if mask is None else np.packbits(mask).tobytes())
-            progress.advance()
-    if not known:
-        raise DataError(f"{source.name}: no samples were read; check its raw files and its options")
-    stacked = np.stack(labels)
-    _check_facts(source, stacked)
-    table |= {f"label:{name}": stacked[:, k] for k, name in enumerate(names)}  # type: ignore[misc]
-    write_table(table, folder / "samples.parquet")
-    write_table(_typed_regions(places), folder / "regions.parquet")
-    info = DataInfo(
-        name=source.name,
-        title=source.title,
-        labels=source.labels,
-        channels=source.channels,
-        size=size,
-        augmentations=source.augmentations,
-        samples=len(known),
-        digest=digest.hexdigest(),
-        has_regions=bool(places["row"]),
-        cite=source.cite,
-        licence=source.licence,
-    )
-    write_json(folder / "dataset.json", info_to_json(info))
-
-
-def _check_options(source: Source, options: Mapping[str, Any]) -> dict[str, Any]:
-    for key, value in options.items():
-        where = f"datasets.{source.name}.options.{key}"
-        if key not in source.options:
-            nearest = difflib.get_close_matches(key, source.options, n=1, cutoff=0.0)
-            hint = f"did you mean {nearest[0]!r}?" if nearest else "this data set has no options"
-            raise ConfigError(f"{where} is no option of {source.name}: {hint}")
-        kind = type(source.options[key])
-        if not isinstance(value, kind) and not (kind is float and isinstance(value, int)):
-            raise ConfigError(f"{where}: {value!r} is no {kind.__name__}; the default is {source.options[key]!r}")
-    return {**source.options, **options}
-
-
-def _check(source: Source, sample: Sample, known: set[str]) -> tuple[int, int, np.ndarray]:
-    """Return height, width and labels (K,) of a sample that keeps the contract."""
-
-    def wrong(what: str) -> DataError:
-        return DataError(f"{source.name}, sample {sample.sample_id!r}: {what}")
-
-    image = sample.image
-    if sample.sample_id in known:
-        raise wrong("two samples have this id; ids must be unique (is a file listed twice?)")
-    if not sample.group:
-        raise wrong("it has no group; use its own id where nothing ties it to others")
-    if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim not in (2, 3) or image.size == 0:
-        kind = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
-        raise wrong(f"the image is {kind} instead of uint8 (H, W) or (H, W, C)")
-    channels = 1 if image.ndim == 2 else image.shape[2]
-    if channels != source.channels:
-        raise wrong(f"the image has {channels} channels instead of {source.channels}; convert it in read()")
-    height, width = image.shape[:2]
-
-    names = source.labels.names
-    values = np.asarray(sample.labels, dtype=np.float32)
-    if values.shape != (len(names),):
-        raise wrong(f"it has labels of shape {values.shape} instead of {len(names)} ({', '.join(names)})")
-    if not (np.isnan(values) | (values == 0) | (values == 1)).all():
-        raise wrong(f"its labels {values.tolist()} are not all 0, 1 or NaN")
-    if source.labels.kind == "one_of_k" and not np.isnan(values).all() and values.sum() != 1:
-        raise wrong(f"its labels {values.tolist()} are not one-hot, as one_of_k asks")
-    if sample.split not in (None, "train", "validation", "test"):
-        raise wrong(f"its split {sample.split!r} is none of train, validation and test")
-
-    for region in sample.regions:
-        if region.finding not in names:
-            raise wrong(f"a region names the finding {region.finding!r}, which is none of {', '.join(names)}")
-        if region.mask is None and region.box is None:
-            raise wrong(f"a region of {region.finding!r} has neither mask nor box")
-        if region.mask is not None:
-            if region.mask.shape != (height, width):
-                raise wrong(
-                    f"the mask of {region.finding!r} is {_size(region.mask.shape)} pixels, its image "
-                    f"{_size((height, width))}: one of the two files is wrong; remove it and download it again"
-                )
-            if region.mask.dtype != bool or not region.mask.any():
-                raise wrong(f"the mask of {region.finding!r} is empty or not bool; leave an empty region away")
-        if region.box is not None:
-            x0, y0, x1, y1 = region.box
-            if not (all(map(math.isfinite, region.box)) and 0 <= x0 < x1 <= width and 0 <= y0 < y1 <= height):
-                raise wrong(
-                    f"the box {region.box} of {region.finding!r} is not inside its image of {width} x {height} pixels"
-                )
-    return height, width, values
-
-
-def _size(shape: tuple[int, ...]) -> str:
-    return " x ".join(str(side) for side in shape[1::-1])
-
-
-def _check_facts(source: Source, labels: np.ndarray) -> None:
-    found = {"samples": len(labels)} | {
-        f"positives of {name}": int(np.nansum(labels[:, source.labels.names.index(name)]))
-        for name in source.facts.positives
-    }
-    published = {"samples": source.facts.samples} | {
-        f"positives of {name}": count for name, count in source.facts.positives.items()
-    }
-    for what, count in published.items():
-        if count is not None and found[what] != count:
-            raise DataError(
-                f"{source.name}: {found[what]} {what} were read where {count} are published: the raw files are "
-                "incomplete or of another release; remove them and download them again"
+        for shard, turn in units:
+            done = _finished_pieces(folder, shard, turn)
+            given = {} if shards[shard] is None else {"shard": shards[shard]}
+            items = enumerate(module.read(raw, size=size, **options, **given))
+            mine = islice(items, turn, None, turns)
+            rows = _in_threads(
+                pool, islice(mine, done, None), lambda item: _prepare_sample(source, *item, size=size), 4 * threads
             )
+            per_piece = max(BATCH, PIECE // (size * size * source.channels))
+            for piece in _batches(rows, per_piece):
+                path = folder / f"{shard:04d}-{turn:04d}-{done:09d}.arrow"
+                _write_piece(path, shard, piece, names=len(source.labels.names))
+                done += len(piece)
+                progress.advance(len(piece))
+
+
+def join_parts(
+    module: ModuleType,
+    parts: Iterable[Path | str],
+    out: Path | str,
+    *,
+    raw: Path | str,
+    size: int,
+    options: Mapping[str, Any] | None = None,
+) -> None:
+    """Bring the parts of a data set together as one store, whole or not at all.
+
+    Raises:
+        DataError: two samples have one id, or the set is not the published one.
+    """
+    import pyarrow as pa
+
+    source, _ = describe(module, options)
+    pieces = sorted(piece for part in parts for piece in Path(part).glob("*.arrow"))
+    if not pieces:
+        raise DataError(f"{source.name}: no samples were read; check its raw files and its options")
+    table = pa.concat_tables([_read_piece(path).drop_columns(["image", "regions"]) for path in pieces])
+    order = np.lexsort((table["place"].to_numpy(), table["shard"].to_numpy()))
+    rank = np.empty(len(order), dtype=np.int64)
+    rank[order] = np.arange(len(order))
+    table = table.take(order)
+    ids = table["sample_id"].to_pylist()
+    known: set[str] = set()
+    for name in ids:
+        if name in known:
+            raise DataError(
+                f"{source.name}, sample {name!r}: two samples have this id; ids must be unique "
+                "(is a file listed twice?)"
+            )
+        known.add(name)
+    with atomic_path(out) as aside:
+        aside.mkdir(parents=True)
+        masks = table["masks"].to_numpy()
+        regions = _write_pixels(pieces, rank, masks, aside, size=size, channels=source.channels)
+        thumbs = np.frombuffer(b"".join(table["thumbnail"].to_pylist()), dtype=np.uint8).reshape(len(ids), 16, 16)
+        with tensor_file(aside / "thumbnails.arrow", (*thumbs.shape[1:], 1), len(ids)) as file:
+            for row, thumb in enumerate(thumbs):
+                file.write(row, thumb.tobytes())
+        near = source.near_duplicates
+        pairs = distinct_near_pairs(
+            table["pixels"].to_numpy(), thumbs, hamming=near.hamming, correlation=near.correlation
+        )
+        groups = table["group"].to_pylist()
+        if near.join:
+            groups = join_groups(ids, groups, pairs)
+        labels = np.stack(table["labels"].to_numpy()).astype(np.float32)
+        splits = table["split"].to_numpy().astype(np.str_)
+        check_facts(source, labels, groups=np.array(groups), splits=splits)
+        columns = {name: table[name] for name in ("sample_id", "split", "width", "height", "pixels")}
+        columns |= {f"label:{name}": labels[:, k] for k, name in enumerate(source.labels.names)}
+        write_table({"group": groups, **columns}, aside / "samples.parquet")
+        write_table(regions, aside / "regions.parquet")
+        write_table({"row_a": pairs[:, 0], "row_b": pairs[:, 1]}, aside / "near_duplicates.parquet")
+        content = hashlib.sha256(b"".join(table["digest"].to_pylist()) + "\n".join(groups).encode())
+        info = DataInfo(
+            name=source.name,
+            title=source.title,
+            labels=source.labels,
+            channels=source.channels,
+            size=size,
+            augmentations=source.augmentations,
+            samples=len(ids),
+            digest=content.hexdigest(),
+            has_regions=bool(len(regions["row"])),
+            resize=source.resize,
+            cite=source.cite,
+            licence=source.licence,
+            caveats=(*source.caveats, *_modified(Path(raw))),
+        )
+        write_json(aside / "dataset.json", info_to_json(info))
+
+
+def _check_files(source: Source, raw: Path) -> None:
+    for file in source.files:
+        if not file.optional and not (raw / file.name).is_file():
+            raise DataError(
+                f"{source.name}: {raw / file.name} is absent; download it, or name a mirror that has it "
+                "(see docs/mirror.md)"
+            )
+
+
+def _downloads(raw: Path) -> dict[str, Any]:
+    return read_json(raw / "downloads.json") if (raw / "downloads.json").is_file() else {}
+
+
+def _modified(raw: Path) -> list[str]:
+    """Name the files that a mirror vouches for although they are not the publisher's."""
+    return [
+        f"{name} is not the published file, but one that the mirror's keeper vouches for"
+        for name, record in sorted(_downloads(raw).items())
+        if record.get("modified")
+    ]
+
+
+def _state_of(source: Source, raw: Path) -> Any:
+    """Return what tells one state of the raw files from another."""
+    own = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in source.inputs]
+    return [own, {name: record.get("sha256") for name, record in _downloads(raw).items()}]
+
+
+def _unfinished(out: Path, inputs: Any, module: ModuleType) -> Path:
+    """Return the folder in which this very work is or was going on; that of any other work is removed."""
+    code = code_version(__name__, *([module.__name__] if hasattr(module, "__file__") else []))
+    folder = out.with_name(f".{out.name}.{digest([inputs, code])}")
+    for other in out.parent.glob(f".{out.name}.*"):
+        if other != folder:
+            shutil.rmtree(other)
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _finished_pieces(folder: Path, shard: int, turn: int) -> int:
+    """Count the samples of a unit that earlier calls finished."""
+    last = max(folder.glob(f"{shard:04d}-{turn:04d}-*.arrow"), default=None)
+    return int(last.stem.rpartition("-")[2]) + len(_read_piece(last)) if last else 0
+
+
+def _in_threads(
+    pool: ThreadPoolExecutor, items: Iterable[Any], work: Callable[[Any], Any], ahead: int
+) -> Iterator[Any]:
+    """Yield ``work(item)`` in the order of the items, with at most ``ahead`` batches of them under way."""
+    waiting: deque[Future[list[Any]]] = deque()
+    try:
+        for batch in _batches(items, BATCH):
+            waiting.append(pool.submit(lambda batch: [work(item) for item in batch], batch))
+            if len(waiting) > ahead:
+                yield from waiting.popleft().result()
+        while waiting:
+            yield from waiting.popleft().result()
+    finally:
+        for future in waiting:
+            future.cancel()
+
+
+def _batches(items: Iterable[Any], count: int) -> Iterator[list[Any]]:
+    items = iter(items)
+    while batch := list(islice(items, count)):
+        yield batch
+
+
+def _prepare_sample(source: Source, place: int, loadable: Loadable, *, size: int) -> dict[str, Any]:
+    """Load, check and resize one sample: a row of a piece."""
+    sample = load(loadable)
+    height, width, labels = check_sample(source, sample)
+    fit = Fit(height, width, size, source.resize)
+    image = fit.image(sample.image).tobytes()
+    regions = []
+    for region in sample.regions:
+        mask = None if region.mask is None else fit.mask(region.mask)
+        box = _tight_box(mask) if mask is not None else fit.box(region.box)  # type: ignore[arg-type]
+        if box is not None:  # else it is cropped away
+            packed = None if mask is None else np.packbits(mask).tobytes()
+            regions.append({"finding": region.finding, "box": box, "mask": packed})
+    content = hashlib.blake2b(
+        repr((sample.sample_id, sample.group, sample.split, labels.tolist(), regions)).encode(), digest_size=16
+    )
+    content.update(image)
+    return {
+        "place": place,
+        "sample_id": sample.sample_id,
+        "group": sample.group,
+        "split": sample.split or "",
+        "width": width,
+        "height": height,
+        "labels": labels,
+        "image": image,
+        "pixels": hashlib.blake2b(image, digest_size=16).hexdigest(),
+        "thumbnail": thumbnail(sample.image).tobytes(),
+        "digest": content.digest(),
+        "regions": regions,
+        "masks": sum(region["mask"] is not None for region in regions),
+    }
+
+
+def _piece_schema(names: int) -> pa.Schema:
+    import pyarrow as pa
+
+    box = pa.list_(pa.float64(), 4)
+    region = pa.struct([("finding", pa.string()), ("box", box), ("mask", pa.binary())])
+    columns = {
+        "shard": pa.int32(),
+        "place": pa.int64(),
+        **dict.fromkeys(("sample_id", "group", "split"), pa.string()),
+        **dict.fromkeys(("width", "height"), pa.int32()),
+        "labels": pa.list_(pa.float32(), names),
+        "image": pa.binary(),
+        "pixels": pa.string(),
+        **dict.fromkeys(("thumbnail", "digest"), pa.binary()),
+        "regions": pa.list_(region),
+        "masks": pa.int32(),
+    }
+    return pa.schema(list(columns.items()))
+
+
+def _write_piece(path: Path, shard: int, rows: Sequence[dict[str, Any]], *, names: int) -> None:
+    import pyarrow as pa
+    from pyarrow import ipc
+
+    table = pa.Table.from_pylist([{"shard": shard, **row} for row in rows], schema=_piece_schema(names))
+    with atomic_path(path) as aside, ipc.new_file(str(aside), table.schema) as writer:
+        writer.write_table(table.combine_chunks())
+
+
+def _read_piece(path: Path) -> pa.Table:
+    import pyarrow as pa
+    from pyarrow import ipc
+
+    try:
+        with pa.memory_map(str(path)) as mapped:
+            return ipc.open_file(mapped).read_all()
+    except pa.ArrowException as error:
+        raise DataError(f"{path} is damaged ({error}); delete its folder so that it is prepared anew") from error
+
+
+def _write_pixels(
+    pieces: Sequence[Path], rank: np.ndarray, masks: np.ndarray, folder: Path, *, size: int, channels: int
+) -> dict[str, np.ndarray]:
+    """Write images.arrow and masks.arrow from all pieces and return the table of regions.
+
+    Args:
+        pieces: their files.
+        rank: final row (N,) of every sample, in the order of the pieces.
+        masks: number of masks (N,) of every final row.
+        folder: where to write.
+        size, channels: of the images.
+    """
+    import pyarrow as pa
+
+    found: dict[str, list[Any]] = {key: [] for key in ("row", "finding", "x0", "y0", "x1", "y1", "mask")}
+    next_mask = np.cumsum(masks) - masks
+    rows = iter(rank.tolist())
+    with (
+        tensor_file(folder / "images.arrow", (size, size, channels), len(rank)) as images,
+        tensor_file(folder / "masks.arrow", (size, size), int(masks.sum())) as planes,
+    ):
+        for path in pieces:
+            table = _read_piece(path)
+            for image, regions in zip(table["image"], table["regions"].to_pylist(), strict=True):
+                row = next(rows)
+                images.write(row, memoryview(image.as_buffer()))
+                for region in regions:
+                    place = -1
+                    if region["mask"] is not None:
+                        place = int(next_mask[row])
+                        next_mask[row] += 1
+                        plane = np.unpackbits(np.frombuffer(region["mask"], np.uint8), count=size * size)
+                        planes.write(place, plane.tobytes())
+                    for key, value in zip(found, (row, region["finding"], *region["box"], place), strict=True):
+                        found[key].append(value)
+            del table
+            pa.default_memory_pool().release_unused()
+    order = np.argsort(np.asarray(found["row"], dtype=np.int64), kind="stable")
+    kinds: dict[str, Any] = {"row": np.int64, "finding": np.str_, "mask": np.int64}
+    return {key: np.asarray(values, dtype=kinds.get(key, np.float64))[order] for key, values in found.items()}
 
 
 def _tight_box(mask: np.ndarray) -> tuple[float, float, float, float] | None:
@@ -209,9 +434,3 @@ def _tight_box(mask: np.ndarray) -> tuple[float, float, float, float] | None:
     if not len(rows):
         return None
     return float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1)
-
-
-def _typed_regions(places: dict[str, list[Any]]) -> dict[str, np.ndarray]:
-    """Keep the column types where there is no region at all."""
-    kinds = {"row": np.int64, "finding": np.str_, "mask": np.int64}
-    return {key: np.asarray(values, dtype=kinds.get(key, np.float64)) for key, values in places.items()}

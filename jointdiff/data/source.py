@@ -1,12 +1,28 @@
-"""The contract of a data set: where its files are, what its labels mean, how it is read. Light: imports no torch."""
+"""The contract of a data set: where its files are, what its labels mean, how it is read. Light: imports no torch.
+
+A data set is one module of ``jointdiff.data.sources`` with
+
+- ``SOURCE``, a ``Source``: its facts with the default options;
+- ``read(raw, *, size, **options)``: an iterator of ``Sample`` or of functions that load one. Functions are called in
+  other threads, and only for the images a process is to prepare, so that what is costly, decoding, belongs into them;
+  they are called later than they are yielded, so that an archive they read from must not be closed by ``read``;
+- ``describe(**options)``, where the facts depend on the options: the ``Source`` that these make;
+- ``shards(raw, **options)``, where files can be read one without the other: their names. ``read`` then takes one as
+  ``shard``, and a cluster reads them in parallel.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import difflib
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
 from typing import Any, Literal
 
 import numpy as np
+
+from jointdiff.config import ConfigError
 
 
 class DataError(ValueError):
@@ -46,14 +62,25 @@ class Facts:
     """Published numbers, asserted after the whole set is prepared."""
 
     samples: int | None = None
-    positives: Mapping[str, int] = field(default_factory=dict)
+    groups: int | None = None  # patients, lesions, people
+    positives: Mapping[str, int] = field(default_factory=dict)  # images per class or finding
+    splits: Mapping[str, int] = field(default_factory=dict)  # images of the publisher's train, validation and test
+
+
+@dataclass(frozen=True)
+class NearDuplicates:
+    """From when on two images of a set count as nearly identical; see ``jointdiff.data.duplicates``."""
+
+    hamming: int = 4  # bits in which two perceptual hashes may differ
+    correlation: float = 0.995  # of thumbnails, at least
+    join: bool = False  # whether such images become one group; needed where no patient is known
 
 
 @dataclass(frozen=True)
 class Source:
     """A data set's published facts."""
 
-    name: str
+    name: str  # of its folder in a mirror and among the raw files: sources of one name have the same files
     title: str
     labels: LabelSpec
     channels: int
@@ -63,7 +90,11 @@ class Source:
     augmentations: Augmentations = Augmentations()
     resize: Literal["pad", "centre_crop"] = "pad"
     facts: Facts = Facts()
+    near_duplicates: NearDuplicates = NearDuplicates()
     options: Mapping[str, Any] = field(default_factory=dict)  # what read() accepts beside the folder, with defaults
+    access: str = ""  # what a person must do before the files can be had: register, accept, unpack
+    inputs: tuple[Path, ...] = ()  # the user's own files, which no download brings: when they change, so does the set
+    caveats: tuple[str, ...] = ()  # what a reader of its numbers must know, shown beside them
 
 
 @dataclass(frozen=True)
@@ -87,6 +118,14 @@ class Sample:
     regions: Sequence[Region] = ()
 
 
+Loadable = Sample | Callable[[], Sample]  # what read() yields: a sample, or a function that loads one
+
+
+def load(loadable: Loadable) -> Sample:
+    """Return the sample itself."""
+    return loadable if isinstance(loadable, Sample) else loadable()
+
+
 @dataclass(frozen=True)
 class DataInfo:
     """What a prepared data set is: the content of dataset.json, and all a method needs to be built."""
@@ -100,5 +139,34 @@ class DataInfo:
     samples: int
     digest: str  # sha256 over images and tables
     has_regions: bool
+    resize: Literal["pad", "centre_crop"] = "pad"
     cite: str = ""
     licence: str = ""
+    caveats: tuple[str, ...] = ()
+
+
+def describe(module: ModuleType, options: Mapping[str, Any] | None = None) -> tuple[Source, dict[str, Any]]:
+    """Return a module's data set as these options make it, and all of its options.
+
+    Raises:
+        ConfigError: an option is unknown or of a wrong type, or the data set refuses its value.
+    """
+    source: Source = module.SOURCE
+    chosen = {**source.options, **_checked(source, options or {})}
+    return (module.describe(**chosen) if hasattr(module, "describe") else source), chosen
+
+
+def _checked(source: Source, options: Mapping[str, Any]) -> dict[str, Any]:
+    for key, value in options.items():
+        where = f"datasets.{source.name}.options.{key}"
+        if key not in source.options:
+            nearest = difflib.get_close_matches(key, source.options, n=1, cutoff=0.0)
+            hint = f"did you mean {nearest[0]!r}?" if nearest else "this data set has no options"
+            raise ConfigError(f"{where} is no option of {source.name}: {hint}")
+        default = source.options[key]
+        kind: Any = list | tuple if isinstance(default, tuple) else type(default)
+        fits = isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
+        if not fits and not (kind is float and isinstance(value, int) and not isinstance(value, bool)):
+            name = "list" if isinstance(default, tuple) else kind.__name__
+            raise ConfigError(f"{where}: {value!r} is no {name}; the default is {default!r}")
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in options.items()}

@@ -8,14 +8,16 @@ within larger ones, in both of their roles.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from jointdiff.data.source import DataError
-from jointdiff.data.store import Store
+from jointdiff.data.store import Store, open_store
+from jointdiff.files import atomic_path
 from jointdiff.seeding import rng
 
 if TYPE_CHECKING:
@@ -26,7 +28,64 @@ class BudgetError(DataError):
     """A label budget that the data set cannot give, with what it can."""
 
 
-def draw_split(store: Store, *, budget: str, seed: int, validation: float, test: float) -> pd.DataFrame:
+def split_dataset(
+    store: Path | str, *, out: Path | str, audit: Path | str, budget: str, lists: Mapping[str, str], **how: Any
+) -> None:
+    """Write the split of one (data set, budget, seed) as a table, and its audit as CSV; see ``draw_split``.
+
+    Args:
+        store: folder of the prepared data set.
+        out, audit: files to write.
+        budget: as in ``draw_split``, or "list-NAME".
+        lists: file of sample ids for each NAME.
+        how: what else ``draw_split`` takes.
+
+    Raises:
+        BudgetError: the budget cannot be met.
+        DataError: a list names images that the data set does not know.
+    """
+    from jointdiff.data.audit import find_leaks
+
+    opened = open_store(store)
+    listed = read_list(lists[budget.removeprefix("list-")], opened) if budget.startswith("list-") else None
+    split = draw_split(opened, budget=budget, listed=listed, **how)
+    with atomic_path(out) as aside:
+        split.to_parquet(aside)
+    with atomic_path(audit) as aside:
+        find_leaks(opened, split).to_csv(aside, index=False)
+
+
+def read_list(path: Path | str, store: Store) -> np.ndarray:
+    """Return which samples (N,) a file of sample ids names; a line that comes again counts once.
+
+    Raises:
+        DataError: it is empty, or names images that the data set does not know.
+    """
+    lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
+    names = [line.strip() for line in lines if line.strip()]
+    listed = np.isin(store.sample_ids, names)
+    known = set(store.sample_ids.tolist())
+    strange = [(row, name) for row, name in enumerate(names, start=1) if name not in known]
+    if strange or not names:
+        what = (
+            f"{len(strange)} of its ids are unknown, first {strange[0][1]!r} in line {strange[0][0]}"
+            if names
+            else ("it is empty")
+        )
+        raise DataError(f"{path}: no list of samples of {store.info.name}: {what}; it should hold one sample id a line")
+    return listed
+
+
+def draw_split(
+    store: Store,
+    *,
+    budget: str,
+    seed: int,
+    validation: float,
+    test: float,
+    folds: int | None = None,
+    listed: np.ndarray | None = None,
+) -> pd.DataFrame:
     """Draw the roles of one (data set, budget, seed): a table with the columns sample_id and role.
 
     Args:
@@ -36,6 +95,10 @@ def draw_split(store: Store, *, budget: str, seed: int, validation: float, test:
         seed: decides everything that is drawn; the test images are the same for every budget.
         validation: share of the budget's images kept for choices, in (0, 1).
         test: share of the images held out where the publisher has no test split, in (0, 1).
+        folds: k, where each seed is to hold out another k-th of all images instead: seed s its fold s modulo k, of
+            the partition s // k.
+        listed: which samples (N,) are labelled, instead of what ``budget`` says. The other images of their groups stay
+            unlabelled, as those who publish such lists have it, unless the group validates.
 
     Raises:
         BudgetError: the data set has fewer images than the budget, or the budget is too small to validate on.
@@ -53,6 +116,8 @@ def draw_split(store: Store, *, budget: str, seed: int, validation: float, test:
         seed=seed,
         validation=validation,
         test=test,
+        folds=folds,
+        listed=listed,
     )
     kept = roles != ""
     return pd.DataFrame({"sample_id": store.sample_ids[kept], "role": roles[kept]})
@@ -70,6 +135,8 @@ def draw_roles(
     seed: int,
     validation: float,
     test: float,
+    folds: int | None = None,
+    listed: np.ndarray | None = None,
 ) -> np.ndarray:
     """Return the role of each sample (N,), an empty string where it has none; see ``draw_split``.
 
@@ -80,23 +147,27 @@ def draw_roles(
         kind: "one_of_k" or "multi_label".
         names: the K findings or classes, for messages.
         dataset: its name, for messages.
-        budget, seed, validation, test: as in ``draw_split``.
+        budget, seed, validation, test, folds, listed: as in ``draw_split``.
     """
     _, group = np.unique(groups, return_inverse=True)
     roles = np.full(len(labels), "", dtype="<U10")
     known = ~np.isnan(labels).all(axis=1)
 
-    held_out = published == "test"
-    if not held_out.any():
-        held_out = np.zeros(len(labels), dtype=bool)
-        for rows, chosen in _deal(labels, group, np.arange(len(labels)), share=test, seed=seed, purpose="test"):
-            held_out[rows] = chosen
+    if folds:
+        partition = draw_folds(labels, group, folds=folds, seed=seed // folds)
+        held_out = partition == seed % folds
+    else:
+        held_out = published == "test"
+        if not held_out.any():
+            held_out = _dealt(labels, group, np.arange(len(labels)), share=test, seed=seed, purpose="test")
     roles[held_out & known] = "test"
 
     # A training image of a group that the publisher also put into the test split would leak: it gets no role.
     training = ~held_out & ~np.isin(group, group[held_out])
     pool = np.flatnonzero(training & known)
     roles[training] = "unlabelled"
+    if listed is not None:
+        return _as_listed(roles, labels, group, training & known & listed, seed, validation, dataset, budget)
 
     counted = _budget(budget, pool=labels[pool], kind=kind, names=names, dataset=dataset, held_out=int(held_out.sum()))
     if counted.per_class:
@@ -133,13 +204,48 @@ def draw_roles(
     # What the budget cuts off a group may not be unlabelled, or the group would play two roles.
     labelled = np.isin(roles, ("labelled", "validation"))
     roles[(roles == "unlabelled") & np.isin(group, group[labelled])] = ""
+    _check_roles(roles, validation, dataset, budget)
+    return roles
+
+
+def draw_folds(labels: np.ndarray, group: np.ndarray, *, folds: int, seed: int) -> np.ndarray:
+    """Return the fold (N,), 0 to ``folds`` - 1, of each sample; folds hold whole groups and are alike."""
+    fold = np.full(len(labels), folds - 1)
+    rest = np.arange(len(labels))
+    for index in range(folds - 1):
+        chosen = _dealt(labels, group, rest, share=1 / (folds - index), seed=seed, purpose=f"fold-{index}")
+        fold[chosen] = index
+        rest = rest[~chosen[rest]]
+    return fold
+
+
+def _as_listed(
+    roles: np.ndarray,
+    labels: np.ndarray,
+    group: np.ndarray,
+    listed: np.ndarray,
+    seed: int,
+    validation: float,
+    dataset: str,
+    budget: str,
+) -> np.ndarray:
+    """Label the listed images, some of them for validation; nothing of a group that validates is trained on."""
+    pool = np.flatnonzero(listed)
+    chosen = _dealt(labels, group, pool, share=validation, seed=seed, purpose="labels-0", cover=True)
+    roles[pool] = "labelled"
+    roles[chosen] = "validation"
+    roles[(roles == "unlabelled") & np.isin(group, group[chosen])] = ""
+    _check_roles(roles, validation, dataset, budget)
+    return roles
+
+
+def _check_roles(roles: np.ndarray, validation: float, dataset: str, budget: str) -> None:
     for role in ("labelled", "validation"):
         if not (roles == role).any():
             raise BudgetError(
                 f"{dataset}: the label budget {budget!r} leaves no image for the role {role} "
                 f"(validation share {validation}); ask for more labels"
             )
-    return roles
 
 
 CHOICE = 32  # groups of which one is taken: more balance with more, more chance with fewer
@@ -187,6 +293,14 @@ def _majority(labels: np.ndarray, group: np.ndarray, pool: np.ndarray) -> np.nda
     counts = np.zeros((group.max() + 1, labels.shape[1]))
     np.add.at(counts, group[pool], np.nan_to_num(labels[pool]))
     return counts.argmax(axis=1)[group[pool]]
+
+
+def _dealt(labels: np.ndarray, group: np.ndarray, pool: np.ndarray, **how: Any) -> np.ndarray:
+    """Return which samples (N,) the second hand gets when all of ``pool`` is dealt; see ``_deal``."""
+    second = np.zeros(len(labels), dtype=bool)
+    for rows, chosen in _deal(labels, group, pool, **how):
+        second[rows] = chosen
+    return second
 
 
 def _deal(
@@ -254,10 +368,3 @@ def _deal(
         left = left - gain[picked]
         dealt[int(second)] += int(sizes[picked])
         yield rows[images][helpful], bool(second)
-
-
-def audit_split(store: Store, split: pd.DataFrame) -> pd.DataFrame:
-    """Look for leaks between any two roles of a split; see ``jointdiff.data.audit.find_leaks``."""
-    from jointdiff.data.audit import find_leaks
-
-    return find_leaks(store, split)

@@ -6,12 +6,14 @@ that all pixels lie in one buffer and a numpy array can be laid over the file wi
 
 from __future__ import annotations
 
+import mmap
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
@@ -38,7 +40,7 @@ class Store:
 
     @cached_property
     def samples(self) -> pa.Table:
-        """The table ``samples.parquet``: sample_id, group, split, width, height and one column per label."""
+        """The table ``samples.parquet``: sample_id, group, split, width, height, pixels and one column per label."""
         return _read_table(self.folder / "samples.parquet")
 
     @cached_property
@@ -61,6 +63,25 @@ class Store:
         """Labels, float32 (N, K): 0, 1 or NaN where unknown."""
         columns = [self.samples[f"label:{name}"].to_numpy() for name in self.info.labels.names]
         return np.stack(columns, axis=1).astype(np.float32, copy=False)
+
+    @cached_property
+    def pixels(self) -> np.ndarray:
+        """Digest of each prepared image (N,): equal where the pixels are."""
+        return self._column("pixels")
+
+    @cached_property
+    def thumbnails(self) -> np.ndarray:
+        """Grey thumbnails of the published images, uint8 (N, 16, 16), memory-mapped and read-only."""
+        return map_tensor(self.folder / "thumbnails.arrow")[..., 0]
+
+    @cached_property
+    def near_duplicates(self) -> np.ndarray:
+        """Rows (P, 2) of nearly identical images, the lower first; see ``jointdiff.data.duplicates``.
+
+        Of images with equal pixels only the first takes part.
+        """
+        table = _read_table(self.folder / "near_duplicates.parquet")
+        return np.column_stack([table["row_a"].to_numpy(), table["row_b"].to_numpy()]).astype(np.int64)
 
     def has_region(self, finding: str) -> np.ndarray:
         """Say for each sample whether it is known where ``finding`` is: bool (N,)."""
@@ -107,7 +128,7 @@ class Store:
         return {role: np.sort(rows[roles == role]) for role in ROLES}
 
     def _column(self, name: str) -> np.ndarray:
-        return np.asarray(self.samples[name].to_pylist(), dtype=np.str_)
+        return self.samples[name].to_numpy().astype(np.str_)
 
     @cached_property
     def _masks(self) -> np.ndarray:
@@ -130,9 +151,7 @@ def open_store(folder: Path | str) -> Store:
     """
     folder = Path(folder)
     if not (folder / "dataset.json").is_file():
-        raise DataError(
-            f"{folder} is no prepared data set: it has no dataset.json; let the rule prepare_dataset write it"
-        )
+        raise DataError(f"{folder} is no prepared data set: it has no dataset.json; let the rule join_parts write it")
     return Store(folder, info_from_json(read_json(folder / "dataset.json")))
 
 
@@ -149,55 +168,87 @@ def info_from_json(value: dict[str, Any]) -> DataInfo:
             **value,
             "labels": LabelSpec(labels["kind"], tuple(labels["names"])),
             "augmentations": Augmentations(**augmentations),
+            "caveats": tuple(value["caveats"]),
         }
     )
 
 
-class TensorWriter:
-    """Gather arrays of one shape in a raw file, so that memory holds one at a time."""
+class TensorFile:
+    """A tensor file of known length whose rows are written in any order, at their places on disk."""
 
-    def __init__(self, path: Path, shape: Sequence[int]) -> None:
-        self.path, self.shape, self.count = path, tuple(shape), 0
-        self._raw = path.with_suffix(".raw")
-        self._stream = self._raw.open("wb")
+    def __init__(self, path: Path, shape: Sequence[int], count: int) -> None:
+        self.shape, self.count = tuple(shape), count
+        self.item = int(np.prod(self.shape))  # bytes of a row
+        with path.open("wb") as stream:
+            self._start = _lay_out(stream, self.shape, count)
+        self._file = os.open(path, os.O_WRONLY)
 
-    def append(self, array: np.ndarray) -> int:
-        """Add one uint8 array and return its row."""
-        if array.shape != self.shape:
-            raise AssertionError(f"expected an array of {self.shape}, got {array.shape}")
-        self._stream.write(np.ascontiguousarray(array, dtype=np.uint8).data)
-        self.count += 1
-        return self.count - 1
+    def write(self, row: int, pixels: bytes | memoryview) -> None:
+        """Write one row, uint8 in C order."""
+        assert 0 <= row < self.count and len(pixels) == self.item, (row, self.count, len(pixels), self.item)
+        place, rest = self._start + row * self.item, memoryview(pixels)
+        while rest:  # a full disk may take a part before it complains
+            written = os.pwrite(self._file, rest, place)
+            place, rest = place + written, rest[written:]
 
-    def finish(self) -> None:
-        """Turn the raw file into an Arrow IPC file with everything in one record batch."""
-        import pyarrow as pa
-        from pyarrow import ipc
-
-        self._stream.close()
-        item = int(np.prod(self.shape))
-        with pa.memory_map(str(self._raw)) if self.count else pa.BufferReader(b"") as source:
-            # One buffer over the mapped file: Arrow copies it page by page into the new one.
-            values = pa.Array.from_buffers(pa.uint8(), self.count * item, [None, source.read_buffer()])
-            kind = pa.fixed_shape_tensor(pa.uint8(), self.shape)
-            tensors = pa.ExtensionArray.from_storage(kind, pa.FixedSizeListArray.from_arrays(values, item))
-            batch = pa.record_batch([tensors], names=["tensor"])
-            with ipc.new_file(str(self.path), batch.schema) as writer:
-                writer.write_batch(batch)
-            del batch, tensors, values
-        self._raw.unlink()
+    def close(self) -> None:
+        """End writing."""
+        os.close(self._file)
 
 
 @contextmanager
-def tensor_writer(path: Path, shape: Sequence[int]) -> Iterator[TensorWriter]:
-    """Write a tensor file; nothing is left behind when the block fails."""
-    writer = TensorWriter(path, shape)
+def tensor_file(path: Path, shape: Sequence[int], count: int) -> Iterator[TensorFile]:
+    """Write ``count`` uint8 arrays of one shape; nothing is left behind when the block fails."""
+    tensors = TensorFile(path, shape, count)
     try:
-        yield writer
-        writer.finish()
+        yield tensors
+    except BaseException:
+        path.unlink()
+        raise
     finally:
-        writer._stream.close()
-        writer._raw.unlink(missing_ok=True)
+        tensors.close()
+
+
+def _lay_out(stream: BinaryIO, shape: tuple[int, ...], count: int) -> int:
+    """Write an Arrow IPC file of one record batch without its body and return where that begins.
+
+    Arrow is given a body of pages that exist only in the address space, and a sink that leaves it out: the file has a
+    hole there, to be filled row by row. So neither memory nor time grow with the body.
+    """
+    import pyarrow as pa
+    from pyarrow import ipc
+
+    start: list[int] = []
+
+    class Sink:
+        closed = False
+
+        def write(self, data: bytes | pa.Buffer) -> int:
+            if isinstance(data, pa.Buffer):
+                start.append(stream.tell())
+                stream.seek(data.size, os.SEEK_CUR)
+                return data.size
+            return stream.write(data)
+
+        def tell(self) -> int:
+            return stream.tell()
+
+        def flush(self) -> None:
+            stream.flush()
+
+    item = int(np.prod(shape))
+    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | getattr(mmap, "MAP_NORESERVE", 0)
+    body = mmap.mmap(-1, count * item, flags=flags, prot=mmap.PROT_READ) if count else b""
+    values = pa.Array.from_buffers(pa.uint8(), count * item, [None, pa.py_buffer(body)])
+    tensors = pa.ExtensionArray.from_storage(
+        pa.fixed_shape_tensor(pa.uint8(), shape), pa.FixedSizeListArray.from_arrays(values, item)
+    )
+    batch = pa.record_batch([tensors], names=["tensor"])
+    options = ipc.IpcWriteOptions(allow_64bit=True)  # more than 2 GiB of pixels
+    with ipc.new_file(pa.PythonFile(Sink(), mode="w"), batch.schema, options=options) as writer:
+        writer.write_batch(batch)
+    assert len(start) == (count > 0)
+    return start[0] if start else 0
 
 
 def map_tensor(path: Path | str) -> np.ndarray:

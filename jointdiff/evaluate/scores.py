@@ -125,7 +125,9 @@ def reason_of(row: Row) -> str:
 
 
 def budget_order(labels: str) -> tuple[int, float, str]:
-    """Return a sort key for label budgets: counts, counts per class, fractions, then all."""
+    """Return a sort key for label budgets: counts, counts per class, fractions, lists, then all."""
+    if labels == "all":
+        return 4, math.inf, labels
     number = re.match(r"[\d.]+", labels)
     kind = 3 if not number else 2 if "." in labels else 1 if labels.endswith("per-class") else 0
     return kind, float(number.group()) if number else math.inf, labels

@@ -75,6 +75,8 @@ def budget_name(token: str) -> str:
     """Name a label budget: "50" becomes "50 labels", "0.1" becomes "10 % of labels"."""
     if token == "all":
         return "all labels"
+    if token.startswith("list-"):
+        return f"list {token.removeprefix('list-').replace('_', ' ')}"
     if "." in token:
         return f"{100 * float(token):g} % of labels"
     return f"{token.removesuffix('-per-class')} per class" if token.endswith("-per-class") else f"{token} labels"

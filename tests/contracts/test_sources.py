@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from jointdiff.data.audit import find_leaks
 from jointdiff.data.download import DownloadError, download
 from jointdiff.data.prepare import prepare
 from jointdiff.data.source import Source
-from jointdiff.data.splits import audit_split, draw_split
+from jointdiff.data.splits import draw_split
 from jointdiff.data.store import open_store
 from jointdiff.registry import load_source, sources
 
@@ -95,7 +96,7 @@ def test_splits_do_not_leak(store):
     assert all(len(rows[role]) for role in ("labelled", "unlabelled", "validation", "test"))
     for role in ("labelled", "validation", "test"):
         assert np.all(np.nansum(store.labels[rows[role]], axis=0) > 0), f"every finding occurs in {role}"
-    audit = audit_split(store, split)
+    audit = find_leaks(store, split)
     assert not audit.shared_groups.any()
     # A publisher's own split may hold the same picture twice; ours may not.
     assert not audit.exact_duplicates.any() or (store.published_splits == "test").any()

@@ -4,12 +4,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from jointdiff.data.source import load
 from jointdiff.data.sources import phantom
 
 
 @pytest.fixture(scope="module")
 def studies():
-    return list(phantom.read(size=32, patients=100, images_per_patient=3, seed=1))
+    return [load() for load in phantom.read(size=32, patients=100, images_per_patient=3, seed=1)]
 
 
 def same(one, other):
@@ -29,12 +30,13 @@ def test_another_seed_draws_other_images(studies):
 
 
 def test_the_number_of_patients_changes_no_image(studies):
-    for one, other in zip(phantom.read(size=32, patients=2, images_per_patient=3, seed=1), studies, strict=False):
+    alone = map(load, phantom.read(size=32, patients=2, images_per_patient=3, seed=1))
+    for one, other in zip(alone, studies, strict=False):
         same(one, other)
 
 
 def test_count_agrees_with_read(studies):
-    assert phantom.count(patients=100, images_per_patient=3, seed=1) == len(studies)
+    assert phantom.describe(patients=100, images_per_patient=3, seed=1).facts.samples == len(studies)
 
 
 def test_findings_are_common_enough_and_nearly_independent(studies):

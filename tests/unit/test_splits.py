@@ -1,18 +1,26 @@
 """Splits: by whole groups, in nested budgets, the same for the same seed, and audited."""
 
+import types
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jointdiff.data.prepare import prepare
-from jointdiff.data.splits import BudgetError, audit_split, draw_roles, draw_split
+from jointdiff.data.audit import draw_audit, find_leaks, most_alike
+from jointdiff.data.prepare import prepare, prepare_source
+from jointdiff.data.source import DataError
+from jointdiff.data.sources import phantom
+from jointdiff.data.splits import BudgetError, draw_folds, draw_roles, draw_split, read_list, split_dataset
 from jointdiff.data.store import open_store
 
 
-def draw(labels, groups=None, *, published=None, budget="all", seed=0, kind="multi_label", validation=0.2, test=0.25):
+def draw(
+    labels, groups=None, *, published=None, budget="all", seed=0, kind="multi_label", validation=0.2, test=0.25, **how
+):
     labels = np.asarray(labels, dtype=np.float32)
     return draw_roles(
         labels,
@@ -25,6 +33,7 @@ def draw(labels, groups=None, *, published=None, budget="all", seed=0, kind="mul
         seed=seed,
         validation=validation,
         test=test,
+        **how,
     )
 
 
@@ -178,26 +187,163 @@ def test_a_split_of_a_store_is_read_back(store, tmp_path):
 
 
 def test_an_honest_split_passes_its_audit(store):
-    audit = audit_split(store, draw_split(store, budget="50", seed=1, validation=0.2, test=0.25))
+    audit = find_leaks(store, draw_split(store, budget="50", seed=1, validation=0.2, test=0.25))
     assert len(audit) == 6
     assert not audit[["shared_groups", "exact_duplicates"]].to_numpy().any()
 
 
-def test_the_audit_finds_planted_leaks(store):
-    import dataclasses
+@pytest.fixture(scope="module")
+def leaky(tmp_path_factory):
+    """Prepare phantoms with a published split across which images were planted."""
+    folder = tmp_path_factory.mktemp("leaky")
+    drawn = [load() for load in phantom.read(size=32, patients=60)]
+    split = ["test" if row >= 180 else "train" for row in range(240)]
+    samples = [replace(sample, split=role) for sample, role in zip(drawn, split, strict=True)]
+    samples[200] = replace(samples[200], image=samples[3].image)
+    samples[201] = replace(samples[201], image=samples[3].image)
+    samples[202] = replace(samples[202], image=np.clip(samples[7].image * 0.98 + 5, 0, 255).astype(np.uint8))
+    samples[203] = replace(samples[203], group=samples[11].group)
+    module = types.SimpleNamespace(SOURCE=phantom.SOURCE, read=lambda raw, *, size, **options: iter(samples))
+    prepare_source(module, folder, folder / "store", size=32)
+    return open_store(folder / "store")
 
-    split = draw_split(store, budget="50", seed=1, validation=0.2, test=0.25)
-    rows = store.split_rows(split)
-    leaky = dataclasses.replace(store)
-    images, groups = store.images.copy(), store.groups.copy()
-    train, test = rows["unlabelled"], rows["test"]
-    images[test[0]] = images[train[0]]
-    images[test[1]] = np.clip(images[train[1]].astype(int) + 5, 0, 255).astype(np.uint8)
-    groups[test[2]] = groups[rows["labelled"][0]]
-    vars(leaky).update(images=images, groups=groups)
-    audit = audit_split(leaky, split).set_index(["role_a", "role_b"])
-    honest = audit_split(store, split).set_index(["role_a", "role_b"])
-    assert audit.loc[("unlabelled", "test"), "exact_duplicates"] == 1
-    assert audit.loc[("unlabelled", "test"), "near_duplicates"] > honest.loc[("unlabelled", "test"), "near_duplicates"]
-    assert store.sample_ids[train[0]] in audit.loc[("unlabelled", "test"), "examples"]
-    assert audit.loc[("labelled", "test"), "shared_groups"] == 1
+
+def test_the_audit_finds_planted_leaks(leaky):
+    role = np.repeat(["labelled", "unlabelled", "test"], [6, 174, 60])
+    found = find_leaks(leaky, {"sample_id": leaky.sample_ids, "role": role}).set_index(["role_a", "role_b"])
+    assert found.loc[("labelled", "test"), "exact_duplicates"] == 2
+    assert found.loc[("unlabelled", "test"), "near_duplicates"] == 1
+    assert found.loc[("unlabelled", "test"), "shared_groups"] == 1
+    assert found.loc[("unlabelled", "test"), "examples"] == "00001-03 ~ 00050-02"
+    assert found.loc[("labelled", "unlabelled"), ["exact_duplicates", "near_duplicates"]].tolist() == [0, 0]
+    assert found.loc[("labelled", "test"), ["images_a", "images_b"]].tolist() == [6, 60]
+
+
+def test_equal_images_have_the_near_duplicates_of_their_first(leaky):
+    one, other = leaky.near_duplicates.tolist()[0]
+    assert (one, other) == (7, 202)
+    pixels = leaky.pixels.copy()
+    pixels[100] = pixels[7]  # a twin of the training image, in the training part as well
+    twinned = replace(leaky)
+    vars(twinned).update(pixels=pixels)
+    role = np.repeat(["labelled", "unlabelled", "test"], [50, 130, 60])
+    found = find_leaks(twinned, {"sample_id": leaky.sample_ids, "role": role}).set_index(["role_a", "role_b"])
+    assert found.loc[("unlabelled", "test"), "near_duplicates"] == 1
+    assert found.loc[("labelled", "test"), "near_duplicates"] == 1
+
+
+def test_the_most_alike_pairs_are_shown(leaky, tmp_path):
+    role = np.repeat(["labelled", "unlabelled", "test"], [6, 174, 60])
+    split = pd.DataFrame({"sample_id": leaky.sample_ids, "role": role})
+    first, second, third = most_alike(leaky, split, count=3)
+    assert {first[:2], second[:2]} == {(200, 3), (201, 3)} and third[:2] == (202, 7)
+    assert first[2] == pytest.approx(1.0) and 0.995 < third[2] < 1.0
+    for labels in ("9", "10"):
+        (tmp_path / f"labels-{labels}").mkdir()
+        split.to_parquet(tmp_path / f"labels-{labels}/split-0.parquet")
+        find_leaks(leaky, split).to_csv(tmp_path / f"labels-{labels}/audit-0.csv", index=False)
+    draw_audit(
+        leaky.folder,
+        sorted(tmp_path.glob("*/audit-0.csv")),
+        sorted(tmp_path.glob("*/split-0.parquet")),
+        table=tmp_path / "audit.html",
+        picture=tmp_path / "audit.png",
+    )
+    text = (tmp_path / "audit.html").read_text()
+    assert text.count("<td>unlabelled</td>") == 4 and "00001-03 ~ 00050-02" in text
+    assert (tmp_path / "audit.png").stat().st_size > 10_000
+
+
+# Folds
+
+
+@settings(max_examples=30, deadline=None)
+@given(data=data_sets(), folds=st.integers(2, 5), partition=st.integers(0, 3))
+def test_folds_hold_each_image_out_once_by_whole_groups(data, folds, partition):
+    labels, groups, published = data
+    known = ~np.isnan(labels).all(axis=1)
+    held_out = np.zeros(len(labels), dtype=int)
+    for fold in range(folds):
+        roles = draw(labels, groups, published=published, seed=partition * folds + fold, folds=folds)
+        held_out += roles == "test"
+        assert not set(groups[roles == "test"]) & set(groups[np.isin(roles, ["labelled", "validation", "unlabelled"])])
+    assert np.array_equal(held_out, known.astype(int))
+
+
+def test_folds_are_alike():
+    g = np.random.default_rng(0)
+    labels = (g.random((1200, 3)) < [0.05, 0.3, 0.6]).astype(float)
+    fold = draw_folds(labels, np.arange(1200) // 3, folds=5, seed=0)
+    sizes = np.bincount(fold)
+    assert sizes.min() >= 234 and sizes.max() <= 246
+    rates = np.array([labels[fold == k].mean(axis=0) for k in range(5)])
+    np.testing.assert_allclose(rates, np.broadcast_to(labels.mean(axis=0), rates.shape), atol=0.03)
+    assert not np.array_equal(fold, draw_folds(labels, np.arange(1200) // 3, folds=5, seed=1))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_roles_are_as_balanced_as_iterative_stratification(seed):
+    """Sechidis et al. 2011, here without groups, which it does not know."""
+    from iterstrat.ml_stratifiers import MultilabelStratifiedKFold
+
+    g = np.random.default_rng(seed)
+    labels = (g.random((1000, 8)) < g.uniform(0.02, 0.4, 8)).astype(float)
+    reference = np.empty(1000, dtype=int)
+    folds = MultilabelStratifiedKFold(n_splits=5, shuffle=True, random_state=seed).split(np.zeros(1000), labels)
+    for index, (_, held_out) in enumerate(folds):
+        reference[held_out] = index
+    ours = draw_folds(labels, np.arange(1000), folds=5, seed=seed)
+    random = g.permutation(1000) % 5
+
+    def unevenness(fold):
+        """Mean deviation of a fold's positives from their even share, as label distribution in that paper."""
+        counts = np.array([labels[fold == k].sum(axis=0) for k in range(5)])
+        return np.abs(counts - labels.sum(axis=0) / 5).mean()
+
+    assert unevenness(ours) < 0.5 * unevenness(random)
+    assert unevenness(ours) < 2.0 * unevenness(reference) + 0.5
+
+
+# Published lists of labels
+
+
+def test_a_published_list_is_used_as_it_is(store, tmp_path):
+    ids = store.sample_ids
+    listed = [*ids[0:80:2], ids[0], ""]  # with a line twice and an empty one, as published lists have them
+    (tmp_path / "list.txt").write_text("\n".join(listed))
+    split_dataset(
+        store.folder,
+        out=tmp_path / "split.parquet",
+        audit=tmp_path / "audit.csv",
+        budget="list-mine",
+        lists={"mine": str(tmp_path / "list.txt")},
+        seed=0,
+        validation=0.2,
+        test=0.25,
+    )
+    rows = store.split_rows(tmp_path / "split.parquet")
+    used = np.sort(np.concatenate([rows["labelled"], rows["validation"]]))
+    training_side = np.setdiff1d(np.arange(0, 80, 2), rows["test"])
+    assert np.array_equal(used, training_side)
+    assert 0.1 < len(rows["validation"]) / len(used) < 0.3
+    groups = {role: set(store.groups[members]) for role, members in rows.items()}
+    assert not groups["validation"] & (groups["labelled"] | groups["unlabelled"] | groups["test"])
+    assert groups["labelled"] & groups["unlabelled"], "other images of listed patients stay, as published"
+    audit = pd.read_csv(tmp_path / "audit.csv").set_index(["role_a", "role_b"]).shared_groups
+    assert audit.drop(("labelled", "unlabelled")).max() == 0
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (
+            "00000-00\nstranger\n",
+            r"list\.txt: no list of samples of phantom: 1 of its ids are unknown, first 'stranger' ",
+        ),
+        ("\n", r"list\.txt: no list of samples of phantom: it is empty"),
+    ],
+)
+def test_a_list_of_another_data_set_is_named(store, tmp_path, content, message):
+    (tmp_path / "list.txt").write_text(content)
+    with pytest.raises(DataError, match=message):
+        read_list(tmp_path / "list.txt", store)

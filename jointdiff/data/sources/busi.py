@@ -6,14 +6,24 @@ import csv
 import re
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from jointdiff.data.duplicates import join_groups, near_pairs, perceptual_hash, thumbnails
 from jointdiff.data.images import decode_image
-from jointdiff.data.source import Augmentations, DataError, Facts, File, LabelSpec, Region, Sample, Source
+from jointdiff.data.source import (
+    Augmentations,
+    DataError,
+    Facts,
+    File,
+    LabelSpec,
+    NearDuplicates,
+    Region,
+    Sample,
+    Source,
+)
 
 SOURCE = Source(
     name="busi",
@@ -29,38 +39,38 @@ SOURCE = Source(
     ),
     augmentations=Augmentations(horizontal_flip=True),
     facts=Facts(samples=780, positives={"lesion": 647}),
+    # No patient is named, and many images come again under another name, cut or drawn on a little differently. More
+    # lenient than elsewhere: of these images even the least alike pairs, looked at, show the same scene.
+    near_duplicates=NearDuplicates(hamming=10, correlation=0.95, join=True),
 )
 
 IMAGE = re.compile(r"(?P<name>(?P<kind>normal|benign|malignant) \(\d+\))\.png")
 
 
-def read(raw: Path, *, size: int) -> Iterator[Sample]:
-    """Yield each image with the union of its masks; normal images have none. The zip is read in place, twice.
-
-    The set holds many images again under another name, cut or drawn on a little differently. A first pass finds
-    them, and they become one group together with those that ``near_duplicates.csv`` lists.
-    """
+def read(raw: Path, *, size: int) -> Iterator[Callable[[], Sample]]:
+    """Yield each image with the union of its masks; normal images have none. The zip is read in place."""
     path = raw / "Dataset_BUSI.zip"
     try:
-        with zipfile.ZipFile(path) as archive:
-            members = {PurePosixPath(member).name: member for member in archive.namelist()}
-            matches = [match for match in map(IMAGE.fullmatch, members) if match]
-            matches.sort(key=lambda match: _natural(match["name"]))
+        archive = zipfile.ZipFile(path)  # closed with the last function that reads from it
+    except zipfile.BadZipFile as error:
+        raise DataError(f"{path} is damaged ({error}); remove it and download it again") from error
+    members = {PurePosixPath(member).name: member for member in archive.namelist()}
+    listed = _near_duplicates(raw / "near_duplicates.csv")
+    matches = [match for match in map(IMAGE.fullmatch, members) if match]
+    for match in sorted(matches, key=lambda match: _natural(match["name"])):
+        yield partial(_load, archive, members, match, path=path, group=listed.get(match["name"], match["name"]))
 
-            def image(match: re.Match[str]) -> np.ndarray:
-                member = members[match[0]]
-                return decode_image(archive.read(member), name=f"{path}: {member}")
 
-            groups = _groups([match["name"] for match in matches], map(image, matches), raw / "near_duplicates.csv")
-            for match, group in zip(matches, groups, strict=True):
-                name, lesion = match["name"], match["kind"] != "normal"
-                yield Sample(
-                    sample_id=name,
-                    image=image(match),
-                    labels=[float(lesion)],
-                    group=group,
-                    regions=_lesion(archive, members, name, path=path) if lesion else (),
-                )
+def _load(archive: zipfile.ZipFile, members: dict[str, str], match: re.Match[str], *, path: Path, group: str) -> Sample:
+    name, lesion = match["name"], match["kind"] != "normal"
+    try:
+        return Sample(
+            sample_id=name,
+            image=decode_image(archive.read(members[match[0]]), name=f"{path}: {members[match[0]]}"),
+            labels=[float(lesion)],
+            group=group,
+            regions=_lesion(archive, members, name, path=path) if lesion else (),
+        )
     except (zipfile.BadZipFile, zlib.error, EOFError) as error:
         raise DataError(f"{path} is damaged ({error}); remove it and download it again") from error
 
@@ -79,18 +89,6 @@ def _lesion(archive: zipfile.ZipFile, members: dict[str, str], name: str, *, pat
         raise DataError(f"{path}: the masks of {name} differ in size ({', '.join(masks)}); download it again")
     union = np.logical_or.reduce(list(masks.values()))
     return [Region("lesion", mask=union)] if union.any() else []
-
-
-def _groups(names: list[str], images: Iterable[np.ndarray], listed: Path) -> list[str]:
-    """Name the group of every image: itself, with all that is nearly identical to it."""
-    thumbs = np.concatenate(
-        [thumbnails(image[None, :, :, None], np.arange(1)) for image in images] or [np.empty((0, 16, 16))]
-    )
-    everyone = np.arange(len(names))
-    # More lenient than an audit: of these images even the least alike pairs, looked at, show the same scene.
-    pairs = near_pairs(perceptual_hash(thumbs), thumbs, everyone, everyone, hamming=10, correlation=0.95)
-    known = _near_duplicates(listed)
-    return join_groups(names, [known.get(name, name) for name in names], pairs)
 
 
 def _near_duplicates(path: Path) -> dict[str, str]:

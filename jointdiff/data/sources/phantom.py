@@ -8,14 +8,14 @@ every image is a study of that patient with its own pose, exposure and findings.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
-from functools import lru_cache
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import lru_cache, partial
 from pathlib import Path
 
 import numpy as np
 
-from jointdiff.data.source import Augmentations, LabelSpec, Region, Sample, Source
+from jointdiff.data.source import Augmentations, Facts, LabelSpec, Region, Sample, Source
 from jointdiff.seeding import rng
 
 FINDINGS = ("nodule", "cardiomegaly", "effusion")
@@ -39,16 +39,16 @@ TENDENCY = 0.35  # a + b of the Beta distribution of a patient's tendencies: sma
 
 def read(
     raw: Path | None = None, *, size: int, patients: int = 600, images_per_patient: int = 4, seed: int = 0
-) -> Iterator[Sample]:
+) -> Iterator[Callable[[], Sample]]:
     """Yield the studies of every patient, drawn at ``size`` pixels a side; nothing is read from ``raw``."""
     for patient in range(patients):
         for study in range(images_per_patient):
-            yield draw(seed, patient, study, size=size)
+            yield partial(draw, seed, patient, study, size=size)
 
 
-def count(*, patients: int, images_per_patient: int, seed: int) -> int:
-    """Return how many samples ``read`` yields with these options."""
-    return patients * images_per_patient
+def describe(*, patients: int, images_per_patient: int, seed: int) -> Source:
+    """Return the data set with as many samples and patients as asked for."""
+    return replace(SOURCE, facts=Facts(samples=patients * images_per_patient, groups=patients))
 
 
 @dataclass(frozen=True)

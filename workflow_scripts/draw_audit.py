@@ -1,0 +1,19 @@
+"""Show what the roles of a data set's splits share, and which of their images are most alike."""
+
+from jointdiff.data.audit import draw_audit
+from jointdiff.logs import to_rule_log
+
+
+def main(rule):
+    draw_audit(
+        rule.input.store,
+        rule.input.audits,
+        rule.input.splits,
+        table=rule.output.table,
+        picture=rule.output.picture,
+    )
+
+
+if __name__ == "__main__":
+    with to_rule_log(snakemake):
+        main(snakemake)
