@@ -14,6 +14,7 @@ def main(rule):
         options=rule.params.reading["options"],
         part=Part.parse(rule.wildcards.scatteritem),
         threads=rule.threads,
+        code_version=rule.params.code_version,
     )
 
 

@@ -20,20 +20,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from jointdiff.config import digest
-from jointdiff.data.checks import check_facts, check_sample
-from jointdiff.data.duplicates import distinct_near_pairs, join_groups, thumbnail
-from jointdiff.data.images import Fit
-from jointdiff.data.source import DataError, DataInfo, Loadable, Source, describe, load
+from jointdiff.data.checks import check_facts
+from jointdiff.data.duplicates import distinct_near_pairs, join_groups
+from jointdiff.data.pieces import prepare_sample, read_piece, write_piece, write_pixels
+from jointdiff.data.source import DataError, DataInfo, Source, describe
 from jointdiff.data.store import info_to_json, tensor_file, write_table
 from jointdiff.files import atomic_path, read_json, write_json
 from jointdiff.progress import Progress
-from jointdiff.provenance import code_version
 from jointdiff.registry import load_source
 
 if TYPE_CHECKING:
     from types import ModuleType
-
-    import pyarrow as pa
 
 PIECE = 1 << 25  # bytes of pixels after which a piece is written
 BATCH = 16  # samples that a thread takes at once
@@ -107,8 +104,11 @@ def prepare_part(
     options: Mapping[str, Any] | None = None,
     part: Part = Part(),
     threads: int = 1,
+    code_version: str = "",
 ) -> None:
     """Prepare one share of a data set to the folder ``out``, going on where an earlier call was stopped.
+
+    ``code_version`` names the code that prepares: what another version began is not taken up.
 
     Raises:
         ConfigError: an option is unknown.
@@ -117,7 +117,8 @@ def prepare_part(
     source, chosen = describe(module, options)
     raw, out = Path(raw), Path(out)
     _check_files(source, raw)
-    unfinished = _unfinished(out, [source.name, size, chosen, part.index, part.count, _state_of(source, raw)], module)
+    work = [source.name, size, chosen, part.index, part.count, code_version, _state_of(source, raw)]
+    unfinished = _unfinished(out, work)
     shards: Sequence[str | None] = module.shards(raw, **chosen) if hasattr(module, "shards") else [None]
     if not shards:
         raise DataError(f"{source.name}: {raw} holds none of its archives; download them, or name a mirror")
@@ -158,12 +159,12 @@ def _write_pieces(
             items = enumerate(module.read(raw, size=size, **options, **given))
             mine = islice(items, turn, None, turns)
             rows = _in_threads(
-                pool, islice(mine, done, None), lambda item: _prepare_sample(source, *item, size=size), 4 * threads
+                pool, islice(mine, done, None), lambda item: prepare_sample(source, *item, size=size), 4 * threads
             )
             per_piece = max(BATCH, PIECE // (size * size * source.channels))
             for piece in _batches(rows, per_piece):
                 path = folder / f"{shard:04d}-{turn:04d}-{done:09d}.arrow"
-                _write_piece(path, shard, piece, names=len(source.labels.names))
+                write_piece(path, shard, piece, names=len(source.labels.names))
                 done += len(piece)
                 progress.advance(len(piece))
 
@@ -188,7 +189,7 @@ def join_parts(
     pieces = sorted(piece for part in parts for piece in Path(part).glob("*.arrow"))
     if not pieces:
         raise DataError(f"{source.name}: no samples were read; check its raw files and its options")
-    table = pa.concat_tables([_read_piece(path).drop_columns(["image", "regions"]) for path in pieces])
+    table = pa.concat_tables([read_piece(path).drop_columns(["image", "regions"]) for path in pieces])
     order = np.lexsort((table["place"].to_numpy(), table["shard"].to_numpy()))
     rank = np.empty(len(order), dtype=np.int64)
     rank[order] = np.arange(len(order))
@@ -205,7 +206,7 @@ def join_parts(
     with atomic_path(out) as aside:
         aside.mkdir(parents=True)
         masks = table["masks"].to_numpy()
-        regions = _write_pixels(pieces, rank, masks, aside, size=size, channels=source.channels)
+        regions = write_pixels(pieces, rank, masks, aside, size=size, channels=source.channels)
         thumbs = np.frombuffer(b"".join(table["thumbnail"].to_pylist()), dtype=np.uint8).reshape(len(ids), 16, 16)
         with tensor_file(aside / "thumbnails.arrow", (*thumbs.shape[1:], 1), len(ids)) as file:
             for row, thumb in enumerate(thumbs):
@@ -272,10 +273,9 @@ def _state_of(source: Source, raw: Path) -> Any:
     return [own, {name: record.get("sha256") for name, record in _downloads(raw).items()}]
 
 
-def _unfinished(out: Path, inputs: Any, module: ModuleType) -> Path:
+def _unfinished(out: Path, work: Any) -> Path:
     """Return the folder in which this very work is or was going on; that of any other work is removed."""
-    code = code_version(__name__, *([module.__name__] if hasattr(module, "__file__") else []))
-    folder = out.with_name(f".{out.name}.{digest([inputs, code])}")
+    folder = out.with_name(f".{out.name}.{digest(work)}")
     for other in out.parent.glob(f".{out.name}.*"):
         if other != folder:
             shutil.rmtree(other)
@@ -286,7 +286,7 @@ def _unfinished(out: Path, inputs: Any, module: ModuleType) -> Path:
 def _finished_pieces(folder: Path, shard: int, turn: int) -> int:
     """Count the samples of a unit that earlier calls finished."""
     last = max(folder.glob(f"{shard:04d}-{turn:04d}-*.arrow"), default=None)
-    return int(last.stem.rpartition("-")[2]) + len(_read_piece(last)) if last else 0
+    return int(last.stem.rpartition("-")[2]) + len(read_piece(last)) if last else 0
 
 
 def _in_threads(
@@ -310,127 +310,3 @@ def _batches(items: Iterable[Any], count: int) -> Iterator[list[Any]]:
     items = iter(items)
     while batch := list(islice(items, count)):
         yield batch
-
-
-def _prepare_sample(source: Source, place: int, loadable: Loadable, *, size: int) -> dict[str, Any]:
-    """Load, check and resize one sample: a row of a piece."""
-    sample = load(loadable)
-    height, width, labels = check_sample(source, sample)
-    fit = Fit(height, width, size, source.resize)
-    image = fit.image(sample.image).tobytes()
-    regions = []
-    for region in sample.regions:
-        mask = None if region.mask is None else fit.mask(region.mask)
-        box = _tight_box(mask) if mask is not None else fit.box(region.box)  # type: ignore[arg-type]
-        if box is not None:  # else it is cropped away
-            packed = None if mask is None else np.packbits(mask).tobytes()
-            regions.append({"finding": region.finding, "box": box, "mask": packed})
-    content = hashlib.blake2b(
-        repr((sample.sample_id, sample.group, sample.split, labels.tolist(), regions)).encode(), digest_size=16
-    )
-    content.update(image)
-    return {
-        "place": place,
-        "sample_id": sample.sample_id,
-        "group": sample.group,
-        "split": sample.split or "",
-        "width": width,
-        "height": height,
-        "labels": labels,
-        "image": image,
-        "pixels": hashlib.blake2b(image, digest_size=16).hexdigest(),
-        "thumbnail": thumbnail(sample.image).tobytes(),
-        "digest": content.digest(),
-        "regions": regions,
-        "masks": sum(region["mask"] is not None for region in regions),
-    }
-
-
-def _piece_schema(names: int) -> pa.Schema:
-    import pyarrow as pa
-
-    box = pa.list_(pa.float64(), 4)
-    region = pa.struct([("finding", pa.string()), ("box", box), ("mask", pa.binary())])
-    columns = {
-        "shard": pa.int32(),
-        "place": pa.int64(),
-        **dict.fromkeys(("sample_id", "group", "split"), pa.string()),
-        **dict.fromkeys(("width", "height"), pa.int32()),
-        "labels": pa.list_(pa.float32(), names),
-        "image": pa.binary(),
-        "pixels": pa.string(),
-        **dict.fromkeys(("thumbnail", "digest"), pa.binary()),
-        "regions": pa.list_(region),
-        "masks": pa.int32(),
-    }
-    return pa.schema(list(columns.items()))
-
-
-def _write_piece(path: Path, shard: int, rows: Sequence[dict[str, Any]], *, names: int) -> None:
-    import pyarrow as pa
-    from pyarrow import ipc
-
-    table = pa.Table.from_pylist([{"shard": shard, **row} for row in rows], schema=_piece_schema(names))
-    with atomic_path(path) as aside, ipc.new_file(str(aside), table.schema) as writer:
-        writer.write_table(table.combine_chunks())
-
-
-def _read_piece(path: Path) -> pa.Table:
-    import pyarrow as pa
-    from pyarrow import ipc
-
-    try:
-        with pa.memory_map(str(path)) as mapped:
-            return ipc.open_file(mapped).read_all()
-    except pa.ArrowException as error:
-        raise DataError(f"{path} is damaged ({error}); delete its folder so that it is prepared anew") from error
-
-
-def _write_pixels(
-    pieces: Sequence[Path], rank: np.ndarray, masks: np.ndarray, folder: Path, *, size: int, channels: int
-) -> dict[str, np.ndarray]:
-    """Write images.arrow and masks.arrow from all pieces and return the table of regions.
-
-    Args:
-        pieces: their files.
-        rank: final row (N,) of every sample, in the order of the pieces.
-        masks: number of masks (N,) of every final row.
-        folder: where to write.
-        size, channels: of the images.
-    """
-    import pyarrow as pa
-
-    found: dict[str, list[Any]] = {key: [] for key in ("row", "finding", "x0", "y0", "x1", "y1", "mask")}
-    next_mask = np.cumsum(masks) - masks
-    rows = iter(rank.tolist())
-    with (
-        tensor_file(folder / "images.arrow", (size, size, channels), len(rank)) as images,
-        tensor_file(folder / "masks.arrow", (size, size), int(masks.sum())) as planes,
-    ):
-        for path in pieces:
-            table = _read_piece(path)
-            for image, regions in zip(table["image"], table["regions"].to_pylist(), strict=True):
-                row = next(rows)
-                images.write(row, memoryview(image.as_buffer()))
-                for region in regions:
-                    place = -1
-                    if region["mask"] is not None:
-                        place = int(next_mask[row])
-                        next_mask[row] += 1
-                        plane = np.unpackbits(np.frombuffer(region["mask"], np.uint8), count=size * size)
-                        planes.write(place, plane.tobytes())
-                    for key, value in zip(found, (row, region["finding"], *region["box"], place), strict=True):
-                        found[key].append(value)
-            del table
-            pa.default_memory_pool().release_unused()
-    order = np.argsort(np.asarray(found["row"], dtype=np.int64), kind="stable")
-    kinds: dict[str, Any] = {"row": np.int64, "finding": np.str_, "mask": np.int64}
-    return {key: np.asarray(values, dtype=kinds.get(key, np.float64))[order] for key, values in found.items()}
-
-
-def _tight_box(mask: np.ndarray) -> tuple[float, float, float, float] | None:
-    """Return (x0, y0, x1, y1), x1 and y1 exclusive; None for an empty mask."""
-    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    if not len(rows):
-        return None
-    return float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1)

@@ -15,8 +15,9 @@ class Feed:
     """Draw labelled and unlabelled images of a split for any step.
 
     Every image is seen once before any is seen again. The unlabelled stream runs over all training images, labelled
-    ones included (as USB does). Images stay on the device as bytes where they fit in ``resident_bytes``, and are
-    otherwise gathered from the memory-mapped store.
+    ones included (as USB does). On a GPU images stay as bytes where they fit in ``resident_bytes``, by default a third
+    of its free memory; otherwise they are gathered from the memory-mapped store, which costs a CPU nothing more
+    (benchmarks/loading.py).
     """
 
     def __init__(
@@ -26,12 +27,15 @@ class Feed:
         *,
         seed: int,
         device: torch.device,
-        resident_bytes: int = 2**31,
+        resident_bytes: int | None = None,
     ) -> None:
         self.store, self.seed, self.device = store, seed, device
         self.labelled = roles["labelled"]
         self.unlabelled = np.concatenate([roles["labelled"], roles["unlabelled"]])
+        self._orders: dict[str, tuple[int, np.ndarray]] = {}  # of each stream's present pass, which its seed gives
         self.labels = torch.from_numpy(store.labels.copy()).to(device)
+        if resident_bytes is None:
+            resident_bytes = torch.cuda.mem_get_info(device)[0] // 3 if device.type == "cuda" else 0
         self.resident = (
             torch.from_numpy(store.images.copy()).permute(0, 3, 1, 2).contiguous().to(device)
             if store.images.nbytes <= resident_bytes
@@ -63,10 +67,11 @@ class Feed:
         positions = np.arange(step * count, (step + 1) * count)
         epochs, places = np.divmod(positions, len(pool))
         rows = np.empty(count, dtype=np.int64)
-        for epoch in np.unique(epochs):
-            order = rng(self.seed, stream, int(epoch)).permutation(len(pool))
+        for epoch in np.unique(epochs).tolist():
+            if self._orders.get(stream, (-1,))[0] != epoch:
+                self._orders[stream] = epoch, rng(self.seed, stream, epoch).permutation(len(pool))
             here = epochs == epoch
-            rows[here] = pool[order[places[here]]]
+            rows[here] = pool[self._orders[stream][1][places[here]]]
         return rows
 
 
