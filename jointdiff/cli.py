@@ -26,9 +26,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="jointdiff", description="A benchmark of joint diffusion models.")
     commands = parser.add_subparsers(dest="command", required=True)
 
-    def command(name: str, run: Any) -> argparse.ArgumentParser:
+    def command(name: str, run: Any, among: Any = commands) -> argparse.ArgumentParser:
         text = run.__doc__.splitlines()[0]
-        added = commands.add_parser(name, help=text, description=text)
+        added = among.add_parser(name, help=text, description=text)
         added.set_defaults(run=run)
         return added
 
@@ -37,6 +37,18 @@ def _parser() -> argparse.ArgumentParser:
 
     check = command("check", _check)
     check.add_argument("config", type=Path, help="configuration file")
+
+    text = "Look at data sets: the built-in ones, a mirror of them, your own."
+    data = commands.add_parser("data", help=text, description=text).add_subparsers(dest="subcommand", required=True)
+    command("list", _list_data, data)
+    look = command("check", _check_data, data)
+    look.add_argument("path", type=Path, help="folder, zip or table of your data, or a configuration that names it")
+    init = command("init", _init_data, data)
+    init.add_argument("path", type=Path, help="folder, zip or table of your data")
+    init.add_argument("--out", type=Path, help="configuration to write (default: <name of the data>.yaml)")
+    mirror = command("mirror", _mirror_data, data)
+    mirror.add_argument("destination", type=Path, help="folder to fill")
+    mirror.add_argument("datasets", nargs="*", help="data sets, or configurations that name some (default: all)")
 
     schema = command("schema", _schema)
     schema.add_argument("--out", type=Path, default=SCHEMA, help="file to write (default: %(default)s)")
@@ -87,6 +99,55 @@ def _check(options: argparse.Namespace) -> None:
     """Check a configuration and count what it asks for."""
     experiment = load_experiment(options.config)
     print(f"{options.config} is valid: experiment {experiment.name!r}, {len(experiment.cells())} trainings")
+
+
+def _list_data(options: argparse.Namespace) -> None:
+    """List the data sets that experiments can name."""
+    from jointdiff.registry import load_source, sources
+
+    for name in sources():
+        source = load_source(name).SOURCE
+        names = source.labels.names
+        labels = f"one of {len(names)} classes" if source.labels.kind == "one_of_k" else f"findings: {len(names)}"
+        count = f"{source.facts.samples:,} images, " if source.facts.samples else ""
+        print(f"{name:<14} {source.title}: {count}{labels}; {source.licence}")
+        if source.options:
+            print(f"{'':<14} options: {', '.join(f'{key} ({value!r})' for key, value in source.options.items())}")
+        if source.access:
+            print(f"{'':<14} {source.access}")
+
+
+def _check_data(options: argparse.Namespace) -> int:
+    """Report what your own data hold and everything that is wrong with them."""
+    from jointdiff.data.inspection import check_command
+
+    return check_command(options.path)
+
+
+def _init_data(options: argparse.Namespace) -> int:
+    """Write a first configuration for your own data."""
+    from jointdiff.data.starter import init_command
+
+    return init_command(options.path, options.out)
+
+
+def _mirror_data(options: argparse.Namespace) -> int:
+    """Fill a mirror from the publishers, for a site without a way to the internet."""
+    from jointdiff.data.download import mirror_datasets
+    from jointdiff.registry import describe_source, load_source, sources
+
+    wanted = {}
+    for name in options.datasets or sources():
+        if Path(name).suffix in (".yaml", ".yml"):
+            for key, data in load_experiment(Path(name)).datasets.items():
+                source = describe_source(data.source or key, data.options)
+                wanted[source.name] = source
+        else:
+            source = load_source(name).SOURCE
+            wanted[source.name] = source
+    report = mirror_datasets(list(wanted.values()), options.destination)
+    print(report)
+    return int(not report.complete)
 
 
 def _schema(options: argparse.Namespace) -> None:

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from functools import cache
 from pathlib import Path
 
 from jointdiff.config import ConfigError, parse_experiment
@@ -10,9 +11,23 @@ from jointdiff.paths import CELL, SPLIT, TAG, WILDCARDS, inception_weights
 from jointdiff.provenance import code_version
 from jointdiff.registry import describe_source, methods, sources
 
+
+@cache
+def described(dataset):
+    """Return a data set's facts; of the user's own data this reads the table, so only steps that need them ask."""
+    return describe_source(source_of(dataset), experiment.datasets[dataset].options)
+
+
+def source_of(dataset):
+    """Return the name of the source that reads a data set."""
+    return experiment.datasets[dataset].source or dataset
+
+
 try:
     experiment = parse_experiment(config)
-    described = {name: describe_source(data.source or name, data.options) for name, data in experiment.datasets.items()}
+    if workflow.is_main_process:
+        for dataset in experiment.datasets:
+            described(dataset)
 except ConfigError as error:
     raise WorkflowError(f"The configuration cannot be used.\n{error}") from None
 config.update(experiment.model_dump(mode="json"))  # with every default filled in
@@ -46,11 +61,8 @@ onstart:
         )
 
 
-# Several data sets of a grid may share raw files, or even a store; the one with most files tells how to make it.
-DATASET_OF_RAW = {
-    source.name: name for name, source in sorted(described.items(), key=lambda item: len(item[1].files))
-}
-PREPARED = {name: f"{source.name}-{experiment.datasets[name].variant}" for name, source in described.items()}
+# Data sets of one source, size and options share a store, and any of them tells how to make it.
+PREPARED = {name: f"{source_of(name)}-{data.variant}" for name, data in experiment.datasets.items()}
 DATASET_OF_PREPARED = {prepared: name for name, prepared in PREPARED.items()}
 
 
@@ -61,18 +73,23 @@ def store(wildcards):
 
 def source_module(dataset):
     """Return the module that reads a data set."""
-    return sources()[experiment.datasets[dataset].source or dataset]
+    return sources()[source_of(dataset)]
 
 
 def reading(dataset):
     """Return all that says how a data set is read, as plain data."""
-    data = experiment.datasets[dataset]
-    return {"source": data.source or dataset, "options": data.options}
+    return {"source": source_of(dataset), "options": experiment.datasets[dataset].options}
+
+
+def dataset_of_raw(wildcards):
+    """Return the data set that needs most of a folder of raw files."""
+    sharing = [dataset for dataset in experiment.datasets if described(dataset).name == wildcards.raw]
+    return max(sharing, key=lambda dataset: len(described(dataset).files))
 
 
 def raw_files(wildcards):
     """Return the record of a store's downloads, and the user's own files that it is made from."""
-    source = described[DATASET_OF_PREPARED[wildcards.prepared]]
+    source = described(DATASET_OF_PREPARED[wildcards.prepared])
     return [f"<resources>/raw/{source.name}/downloads.json", *map(str, source.inputs)]
 
 

@@ -15,8 +15,8 @@ rule download_dataset:
     retries: 2
     # The mirror is read by the script itself: where bytes came from changes nothing, their checksums are fixed.
     params:
-        reading=lambda w: reading(DATASET_OF_RAW[w.raw]),
-        code_version=lambda w: code_version(source_module(DATASET_OF_RAW[w.raw])),
+        reading=lambda w: reading(dataset_of_raw(w)),
+        code_version=lambda w: code_version(source_module(dataset_of_raw(w))),
     script:
         "../workflow_scripts/download_dataset.py"
 

@@ -152,21 +152,22 @@ def describe(module: ModuleType, options: Mapping[str, Any] | None = None) -> tu
         ConfigError: an option is unknown or of a wrong type, or the data set refuses its value.
     """
     source: Source = module.SOURCE
-    chosen = {**source.options, **_checked(source, options or {})}
+    name = getattr(module, "__name__", source.name).rpartition(".")[2]
+    chosen = {**source.options, **_checked(source, options or {}, name=name)}
     return (module.describe(**chosen) if hasattr(module, "describe") else source), chosen
 
 
-def _checked(source: Source, options: Mapping[str, Any]) -> dict[str, Any]:
+def _checked(source: Source, options: Mapping[str, Any], *, name: str) -> dict[str, Any]:
     for key, value in options.items():
-        where = f"datasets.{source.name}.options.{key}"
+        where = f"datasets.{name}.options.{key}"
         if key not in source.options:
             nearest = difflib.get_close_matches(key, source.options, n=1, cutoff=0.0)
             hint = f"did you mean {nearest[0]!r}?" if nearest else "this data set has no options"
-            raise ConfigError(f"{where} is no option of {source.name}: {hint}")
+            raise ConfigError(f"{where} is no option of {name}: {hint}")
         default = source.options[key]
         kind: Any = list | tuple if isinstance(default, tuple) else type(default)
         fits = isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
         if not fits and not (kind is float and isinstance(value, int) and not isinstance(value, bool)):
-            name = "list" if isinstance(default, tuple) else kind.__name__
-            raise ConfigError(f"{where}: {value!r} is no {name}; the default is {default!r}")
+            wanted = "list" if isinstance(default, tuple) else kind.__name__
+            raise ConfigError(f"{where}: {value!r} is no {wanted}; the default is {default!r}")
     return {key: tuple(value) if isinstance(value, list) else value for key, value in options.items()}

@@ -20,7 +20,19 @@ _METHODS = {
     "uda": "UDA",
     "random": "Random scores",
 }
-_DATASETS = {"fashion_mnist": "Fashion-MNIST", "busi": "BUSI", "phantom": "Phantom"}
+_DATASETS = {
+    "busi": "BUSI",
+    "celeba": "CelebA",
+    "chestxray14": "ChestX-ray14",
+    "chexpert": "CheXpert",
+    "cifar10": "CIFAR-10",
+    "cifar100": "CIFAR-100",
+    "fashion_mnist": "Fashion-MNIST",
+    "isic2018": "ISIC 2018",
+    "isic2019": "ISIC 2019",
+    "phantom": "Phantom",
+    "svhn": "SVHN",
+}
 _MAPS = {
     "counterfactual": "change",
     "counterfactual_control": "change less control",

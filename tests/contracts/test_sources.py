@@ -7,17 +7,38 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from jointdiff.data.audit import find_leaks
 from jointdiff.data.download import DownloadError, download
 from jointdiff.data.prepare import prepare
-from jointdiff.data.source import Source
+from jointdiff.data.source import Source, describe, load
 from jointdiff.data.splits import draw_split
 from jointdiff.data.store import open_store
-from jointdiff.registry import load_source, sources
+from jointdiff.registry import describe_source, load_source, sources
 
 SIZE = 32
-SMALL = {"phantom": {"patients": 40}}  # options that keep the test short, where a set is drawn and not read
+
+
+def scans(folder: Path) -> dict[str, object]:
+    """Draw 60 pictures of 20 patients with a table, as a user has them."""
+    g = np.random.default_rng(0)
+    rows = ["path,fracture,patient"]
+    for index in range(60):
+        pixels = g.integers(0, 120, (20, 24), dtype=np.uint8)
+        pixels[5:9, 5:9] = 255 * (index % 2)
+        Image.fromarray(pixels).save(folder / f"{index}.png")
+        rows.append(f"{index}.png,{index % 2},p{index // 3}")
+    (folder / "table.csv").write_text("\n".join(rows))
+    return {"path": str(folder), "labels": ["fracture"], "group": "patient"}
+
+
+# Options that keep the test short, or without which there is nothing to read.
+OPTIONS = {
+    "phantom": lambda folder: {"patients": 40},
+    "chestxray14": lambda folder: {"archives": 1},
+    "own": scans,
+}
 
 
 @pytest.fixture(scope="module", params=sorted(sources()))
@@ -26,16 +47,23 @@ def name(request):
 
 
 @pytest.fixture(scope="module")
-def raw(name, tmp_path_factory):
+def options(name, tmp_path_factory):
+    if name == "chexpert":
+        pytest.skip("CheXpert needs registration; tests/unit/test_chexpert.py reads a small set of its layout")
+    return OPTIONS.get(name, lambda folder: {})(tmp_path_factory.mktemp("mine"))
+
+
+@pytest.fixture(scope="module")
+def raw(name, options, tmp_path_factory):
     """The set's files from the mirror that JOINTDIFF_MIRROR names; publishers are not asked by a test."""
-    source = load_source(name).SOURCE
+    source = describe_source(name, options)
     folder = tmp_path_factory.mktemp(name)
     mirror = os.environ.get("JOINTDIFF_MIRROR")
     needed = [file for file in source.files if not file.optional]
     if needed and not mirror:
         pytest.skip(f"{name} needs its files: set JOINTDIFF_MIRROR to a mirror that has them (docs/mirror.md)")
-    if needed and "://" not in mirror and not (Path(mirror) / name / needed[0].name).is_file():
-        pytest.skip(f"the mirror that JOINTDIFF_MIRROR names has no {name}/{needed[0].name}")
+    if needed and "://" not in mirror and not (Path(mirror) / source.name / needed[0].name).is_file():
+        pytest.skip(f"the mirror that JOINTDIFF_MIRROR names has no {source.name}/{needed[0].name}")
     try:
         download(source, folder, mirror=mirror)
     except DownloadError as error:
@@ -44,35 +72,43 @@ def raw(name, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def store(name, raw, tmp_path_factory):
+def store(name, raw, options, tmp_path_factory):
     out = tmp_path_factory.mktemp(name) / "store"
-    prepare(name, raw, out, size=SIZE, options=SMALL.get(name, {}))
+    prepare(name, raw, out, size=SIZE, options=options, threads=2)
     return open_store(out)
 
 
 def test_facts_are_stated(name):
     module = load_source(name)
-    source = module.SOURCE
-    assert isinstance(source, Source) and source.name == name
+    source, facts = module.SOURCE, module.SOURCE.facts
+    assert isinstance(source, Source) and (source.name == name or hasattr(module, "describe"))
     assert source.title and source.licence and source.cite and source.channels in (1, 3)
     assert len(set(source.labels.names)) == len(source.labels.names) >= 1
-    assert set(source.facts.positives) <= set(source.labels.names)
+    assert set(facts.positives) <= set(source.labels.names)
+    assert set(facts.splits) <= {"train", "validation", "test"}
+    if facts.samples and facts.splits:
+        assert sum(facts.splits.values()) == facts.samples
+    if facts.samples and source.labels.kind == "one_of_k" and len(facts.positives) == len(source.labels.names):
+        assert sum(facts.positives.values()) == facts.samples
     for file in source.files:
         assert Path(file.name).name == file.name, "a file's name is no path"
-        assert file.optional or file.urls or file.sha256, "a file that is needed has an address or a checksum"
+        known = file.optional or file.urls or file.sha256 or source.access
+        assert known, "a file that is needed has an address or a checksum, or it is said how to get it"
     parameters = inspect.signature(module.read).parameters
-    options = {key: value.default for key, value in parameters.items() if key not in ("raw", "size")}
+    options = {key: value.default for key, value in parameters.items() if key not in ("raw", "size", "shard")}
     assert options == dict(source.options), "read() accepts what `options` says, with the same defaults"
+    assert hasattr(module, "shards") == ("shard" in parameters)
 
 
-def test_prepared_store_keeps_its_promises(name, store):
-    source, n = load_source(name).SOURCE, store.info.samples
+def test_prepared_store_keeps_its_promises(name, options, store):
+    source, n = describe_source(name, options), store.info.samples
     assert store.images.shape == (n, SIZE, SIZE, source.channels) and store.images.dtype == np.uint8
     assert not store.images.flags.owndata, "images are mapped, not read"
     assert len(set(store.sample_ids.tolist())) == n == len(store.groups)
     assert store.labels.shape == (n, len(source.labels.names))
     assert np.all(np.nansum(store.labels, axis=0) > 0), "every finding occurs"
     assert store.images[:: max(1, n // 100)].std(axis=(1, 2, 3)).min() > 0, "no image is blank"
+    assert store.thumbnails.shape == (n, 16, 16)
 
 
 def test_regions_lie_where_findings_are(store):
@@ -84,9 +120,11 @@ def test_regions_lie_where_findings_are(store):
             assert region.shape == (SIZE, SIZE) and region.any() and not region.all()
 
 
-def test_first_samples_are_read_the_same_twice(name, raw):
+def test_first_samples_are_read_the_same_twice(name, options, raw):
     module = load_source(name)
-    for one, other in islice(zip(module.read(raw, size=SIZE), module.read(raw, size=SIZE), strict=True), 20):
+    _, chosen = describe(module, options)
+    twice = (map(load, module.read(raw, size=SIZE, **chosen)) for _ in range(2))
+    for one, other in islice(zip(*twice, strict=True), 20):
         assert one.sample_id == other.sample_id and np.array_equal(one.image, other.image)
 
 
@@ -94,8 +132,15 @@ def test_splits_do_not_leak(store):
     split = draw_split(store, budget="0.2", seed=0, validation=0.2, test=0.25)
     rows = store.split_rows(split)
     assert all(len(rows[role]) for role in ("labelled", "unlabelled", "validation", "test"))
-    for role in ("labelled", "validation", "test"):
-        assert np.all(np.nansum(store.labels[rows[role]], axis=0) > 0), f"every finding occurs in {role}"
+    training = np.concatenate([rows[role] for role in ("labelled", "unlabelled", "validation")])
+    for k, finding in enumerate(store.info.labels.names):
+        positives = store.labels[:, k] == 1
+        # A finding of a single group can play one role only.
+        roles = (
+            ["labelled", "validation"] if len(set(store.groups[training][positives[training]])) > 1 else ["labelled"]
+        )
+        for role in [*roles, "test"]:
+            assert positives[rows[role]].any(), f"{finding} occurs in {role}"
     audit = find_leaks(store, split)
     assert not audit.shared_groups.any()
     # A publisher's own split may hold the same picture twice; ours may not.

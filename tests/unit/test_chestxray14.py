@@ -94,7 +94,10 @@ def test_shards_are_the_archives_and_together_the_whole(tmp_path):
     names = chestxray14.shards(tmp_path, archives=2)
     assert names == ["images_001.tar.gz", "images_002.tar.gz"]
     parts = [samples(tmp_path, archives=2, shard=name) for name in names]
-    assert [list(part) for part in parts] == [["00000001_000.png", "00000001_001.png"], ["00000002_000.png", "00000003_000.png"]]
+    assert [list(part) for part in parts] == [
+        ["00000001_000.png", "00000001_001.png"],
+        ["00000002_000.png", "00000003_000.png"],
+    ]
     assert len(samples(tmp_path, archives=1)) == 2, "rows without an image are ignored in a subset"
 
 

@@ -13,7 +13,8 @@ import pytest
 from PIL import Image
 
 from jointdiff import registry
-from jointdiff.config import RunSpec, Training
+from jointdiff.cli import main
+from jointdiff.config import RunSpec, Training, load_experiment
 from jointdiff.data.download import download
 from jointdiff.data.prepare import prepare
 from jointdiff.data.splits import draw_split
@@ -98,3 +99,36 @@ def test_a_data_set_and_a_method_are_one_file_each(packages, tmp_path):
     assert model.settings.weight == 0.2
     text = (tmp_path / "cell/metrics.jsonl").read_text()
     assert '"entropy"' in text
+
+
+def test_own_images_take_a_table_and_two_commands(tmp_path, monkeypatch, capsys):
+    """The folder, table and commands of the README, with enough rows, and what the workflow makes of the result."""
+    table = re.search(r"`scans/labels.csv`\n\n```csv\n(.*?)```", README, re.DOTALL)[1]
+    commands = re.findall(r"uv run jointdiff (data \w+ scans)\b", README)
+    assert commands == ["data check scans", "data init scans"]
+    header, *rows = table.splitlines()
+    rows += [f"images/{index:04d}.png,{index % 2},p{index // 2:02d}" for index in range(4, 60)]
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "scans/images").mkdir(parents=True)
+    (tmp_path / "scans/labels.csv").write_text("\n".join([header, *rows]))
+    g = np.random.default_rng(0)
+    for row in rows:
+        pixels = g.integers(0, 120, (40, 48), dtype=np.uint8)
+        pixels[5:9, 5:9] = 255 * (row.split(",")[1] == "1")
+        Image.fromarray(pixels).save(tmp_path / "scans" / row.split(",")[0])
+
+    for command in commands:
+        assert main(command.split()) == 0, capsys.readouterr()
+    said = capsys.readouterr().out
+    assert "fracture  29 positive, 29 negative, 1 unlabelled" in said and "wrote scans.yaml" in said
+    assert main(["data", "check", "scans.yaml"]) == 0
+
+    experiment = load_experiment("scans.yaml")
+    data = experiment.datasets["scans"]
+    prepare(data.source, tmp_path, tmp_path / "store", size=data.size, options=data.options)
+    store = open_store(tmp_path / "store")
+    assert store.images.shape == (59, data.size, data.size, 1) and len(set(store.groups)) == 29
+    assert np.isnan(store.labels[2]).all()
+    for budget in data.labels:
+        split = draw_split(store, budget=budget, seed=0, validation=data.validation, test=data.test)
+        assert set(split.role) == {"labelled", "unlabelled", "validation", "test"}

@@ -1,0 +1,344 @@
+"""Look through a user's own images before anything runs: all that is wrong at once, and what there is."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from types import ModuleType, SimpleNamespace
+from typing import cast
+
+import numpy as np
+
+from jointdiff.config import ConfigError, load_experiment
+from jointdiff.data.duplicates import distinct_near_pairs, thumbnail
+from jointdiff.data.guess import guess
+from jointdiff.data.images import decode_mask, open_picture
+from jointdiff.data.source import DataError, NearDuplicates, describe
+from jointdiff.data.tables import (
+    Collection,
+    Options,
+    Problem,
+    Problems,
+    Row,
+    Severity,
+    load,
+)
+from jointdiff.progress import Progress
+
+IMAGES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".gif", ".jp2", ".dcm", ".dicom")
+SMALL = 16  # pixels a side, below which little is to be seen
+Finding = tuple[str, str, str, Severity]  # what, remedy, place, severity
+
+
+@dataclass(frozen=True)
+class Look:
+    """What one image turned out to be; nothing of it where it does not decode."""
+
+    row: Row
+    problems: list[Finding]
+    format: str = ""
+    bits: int = 8
+    width: int = 0
+    height: int = 0
+    colour: bool = False
+    top: float = 0.0  # largest value
+    blank: bool = False
+    digest: str = ""
+    thumb: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was found."""
+
+    options: Options
+    problems: tuple[Problem, ...]
+    collection: Collection | None = None  # None where nothing could be read
+    looks: tuple[Look, ...] = field(default=(), repr=False)  # of the images that decode
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing stands against a run."""
+        return not any(problem.severity == "error" for problem in self.problems)
+
+    @property
+    def counts(self) -> dict[str, tuple[int, int, int]]:
+        """Map each finding or class to its positive, negative and unlabelled images."""
+        if self.collection is None:
+            return {}
+        columns = zip(*(row.labels for row in self.collection.rows), strict=True)
+        return {
+            name: (column.count(1.0), column.count(0.0), len(column) - column.count(1.0) - column.count(0.0))
+            for name, column in zip(self.collection.names, columns, strict=False)
+        }
+
+    def text(self) -> str:
+        """Return all of it for a terminal."""
+        lines = [f"{self.options.path}"]
+        if self.collection is not None:
+            lines += self._facts(self.collection)
+        lines += [""] * bool(self.problems) + [f"{problem.severity:<8} {problem}" for problem in self.problems]
+        counted = Counter(problem.severity for problem in self.problems)
+        kinds = [
+            f"{count} kind{'s' * (count > 1)} of {severity}s"
+            for severity in ("error", "warning", "note")
+            if (count := counted[severity])
+        ]
+        verdict = "ready to run" if self.ok else "mend the errors"
+        return "\n".join([*lines, "", f"{', '.join(kinds) or 'no problems'}: {verdict}"])
+
+    def _facts(self, collection: Collection) -> Iterator[str]:
+        rows, looks = collection.rows, self.looks
+        yield f"table     {collection.table.name}, {len(collection.table.rows):,} rows, {len(rows):,} of them valid"
+        if looks:
+            formats = Counter(f"{look.format} {look.bits} bits {'colour' if look.colour else 'grey'}" for look in looks)
+            yield "images    " + ", ".join(f"{count:,} {kind}" for kind, count in formats.most_common(5))
+            sides = np.array([(look.width, look.height) for look in looks])
+            (w0, h0), (w1, h1) = sides.min(axis=0), sides.max(axis=0)
+            yield f"sizes     {w0} x {h0}" + (f" to {w1} x {h1}" if (w0, h0) != (w1, h1) else "") + " pixels"
+        yield f"task      {collection.kind}"
+        width = max((len(name) for name in self.counts), default=0)
+        for name, (positive, negative, unknown) in self.counts.items():
+            yield f"          {name:<{width}}  {positive:,} positive, {negative:,} negative, {unknown:,} unlabelled"
+        groups = len({row.group for row in rows})
+        yield f"groups    {groups:,}" + (f" by {self.options.group}" if self.options.group else ", one per image")
+        splits = Counter(row.split for row in rows if row.split)
+        yield "splits    " + (", ".join(f"{count:,} {name}" for name, count in splits.items()) or "drawn per seed")
+        masks = sum(finding is not None for row in rows for finding, _ in row.masks)
+        yield f"regions   {masks:,} masks, {sum(len(row.boxes) for row in rows):,} boxes"
+
+
+def inspect(data: Options | Path | str, *, images: int | None = None) -> Report:
+    """Find everything that is wrong with a user's images, table, labels, groups, boxes and masks.
+
+    Args:
+        data: the options, or a folder, zip or table whose options are guessed.
+        images: decode only so many, evenly spread (default: all).
+    """
+    options = data if isinstance(data, Options) else Options(path=str(data))
+    try:
+        if not isinstance(data, Options):
+            options = guess(Path(data))
+        collection = load(options)
+    except (ConfigError, DataError) as error:
+        return Report(options, (Problem("error", str(error), "", ()),))
+    problems = collection.problems
+    rows = collection.rows
+    if images is not None and images < len(rows):
+        rows = tuple(rows[index] for index in np.linspace(0, len(rows) - 1, images).astype(int))
+    looks = []
+    with (
+        Progress(f"check {options.path}", total=len(rows), unit="images") as progress,
+        ThreadPoolExecutor(os.cpu_count() or 1) as pool,  # decoders work outside Python's lock
+    ):
+        for look in pool.map(lambda row: _look(collection, row), rows):
+            for what, remedy, place, severity in look.problems:
+                problems.add(what, remedy, place, severity=severity)
+            looks += [look] if look.format else []
+            progress.advance()
+    _judge_labels(collection, problems)
+    _judge_images(options, looks, problems)
+    _judge_copies(looks, problems, joined=options.join_near_duplicates)
+    _judge_rest(collection, problems)
+    return Report(options, tuple(problems), collection, tuple(looks))
+
+
+def _look(collection: Collection, row: Row) -> Look:
+    """Decode what a row names, and keep only what is small."""
+    files, found = collection.files, cast(list[Finding], [])
+    at = f"row {row.number} {row.file!r}"
+
+    def told(error: DataError) -> str:
+        return f"row {row.number}: {str(error).removeprefix(files.name('x')[:-1])}"
+
+    try:
+        data, name = files.read(row.file), files.name(row.file)
+        picture = open_picture(data, name=name)
+        values = picture.values
+        colour = picture.channels == 3 and not (values == values[:, :, :1]).all()
+        pixels = picture.to_bytes(name=name, mode="RGB" if colour else "L", window=collection.options.window)
+    except DataError as error:
+        return Look(row, [("an image cannot be used", "Mend the file or remove the row", told(error), "error")])
+    height, width = pixels.shape[:2]
+    for _, box in row.boxes:
+        if not (box[0] >= 0 and box[1] >= 0 and box[2] <= width and box[3] <= height):
+            place = f"{at} is {width} x {height}, the box {', '.join(f'{end:g}' for end in box)}"
+            found.append(("a box leaves its image", "Give it in pixels of the file, x0, y0, x1, y1", place, "error"))
+    for finding, file in row.masks:
+        try:
+            mask = decode_mask(files.read(file), name=files.name(file))
+        except DataError as error:
+            found.append(("a mask cannot be used", "Mend the file or blank its cell", told(error), "error"))
+            continue
+        if mask.shape != (height, width):
+            place = f"{at} is {width} x {height}, {file!r} {mask.shape[1]} x {mask.shape[0]}"
+            found.append(
+                ("a mask has another size than its image", "Draw it on the image's own pixels", place, "error")
+            )
+        elif finding is None and mask.any():
+            place = f"row {row.number} {file!r}"
+            found.append(
+                ("a mask shows what the image does not have", "Set the label or blank the cell", place, "error")
+            )
+        elif finding is not None and not mask.any():
+            place = f"row {row.number} {file!r}"
+            found.append(("a mask is empty though the finding is there", "Draw it or blank its cell", place, "warning"))
+    return Look(
+        row,
+        found,
+        format=picture.format,
+        bits=picture.bits,
+        width=width,
+        height=height,
+        colour=colour,
+        top=float(np.nanmax(values)) if values.dtype.kind != "f" or np.isfinite(values).any() else 0.0,
+        blank=bool((pixels == pixels.reshape(-1, *pixels.shape[2:])[0]).all()),
+        digest=hashlib.sha256(repr(pixels.shape).encode() + pixels.tobytes()).hexdigest(),
+        thumb=thumbnail(pixels),
+    )
+
+
+def _judge_labels(collection: Collection, problems: Problems) -> None:
+    rows = [row for row in collection.rows if any(value == value for value in row.labels)]
+    if not collection.options.labels or not collection.rows:
+        return
+    if not rows:
+        problems.add("no image has a label", "Fill in labels; blank means unlabelled")
+        return
+    what = "class" if collection.kind == "one_of_k" else "finding"
+    for k, name in enumerate(collection.names):
+        having = [row for row in rows if row.labels[k] == 1]
+        groups = {row.group for row in having}
+        if not having:
+            problems.add(f"a {what} has no positive image", "Remove it from the options or label some", repr(name))
+        elif all(row.labels[k] != 0 for row in rows):
+            problems.add(f"a {what} has no negative image", "Write 0 where it is absent; blank is unknown", repr(name))
+        elif len(having) == 1:
+            place = f"{name!r} in row {having[0].number}"
+            problems.add(f"a {what} has a single image", "Add more or merge it with another", place, severity="warning")
+        elif len(groups) < 3:
+            place = f"{name!r} is in {len(groups)} group" + "s" * (len(groups) > 1)
+            remedy = "Training, validation and test each want one"
+            problems.add(f"a {what} has too few groups for the splits", remedy, place, severity="warning")
+        for split in sorted({row.split for row in collection.rows if row.split}):
+            if having and not any(row.split == split for row in having):
+                remedy = "Its scores will be gaps"
+                place = f"{name!r} in {split}"
+                problems.add(f"a {what} is absent from a split", remedy, place, severity="warning")
+    if collection.kind == "multi_label" and len(collection.names) > 1 and all(sum(row.labels) == 1 for row in rows):
+        problems.add(
+            "every image has exactly one finding", "If they exclude each other, set task to one_of_k", severity="note"
+        )
+
+
+def _judge_images(options: Options, looks: Sequence[Look], problems: Problems) -> None:
+    for look in looks:
+        at = f"row {look.row.number} {look.row.file!r}"
+        if look.blank:
+            problems.add("an image is blank", "Remove it, or widen the window", at, severity="warning")
+        if min(look.width, look.height) < SMALL:
+            place = f"{at} is {look.width} x {look.height}"
+            problems.add(
+                f"an image has fewer than {SMALL} pixels a side", "Use the original", place, severity="warning"
+            )
+    coloured = [look for look in looks if look.colour]
+    if 0 < len(coloured) < len(looks):
+        few, name = min(
+            (coloured, "colour"), ([x for x in looks if not x.colour], "grey"), key=lambda pair: len(pair[0])
+        )
+        remedy = f"All become {'grey' if options.channels == 1 else 'colour'}; see that no class differs by it alone"
+        for look in few:
+            place = f"row {look.row.number} {look.row.file!r}"
+            problems.add(f"some images are {name} among others", remedy, place, severity="warning")
+    elif coloured and options.channels == 1:
+        problems.add("all images are in colour and are made grey", "Set channels to 3 to keep it", severity="note")
+    elif looks and not coloured and options.channels == 3:
+        problems.add("no image has colour", "Set channels to 1", severity="note")
+    ratios = [look.width / look.height for look in looks]
+    if ratios and max(ratios) > 2 * min(ratios):
+        place = f"{min(ratios):.2f} to {max(ratios):.2f} (width by height)"
+        problems.add("shapes of images differ widely", "They get margins (resize: pad)", place, severity="note")
+    deep = [look for look in looks if look.bits > 8 and look.format != "DICOM" and not look.colour]
+    if deep and options.window == "auto":
+        top = 2 ** int(np.ceil(np.log2(max(max(look.top for look in deep), 1) + 1))) - 1
+        remedy = f"Set window to 0..{top} where values mean the same in all images"
+        problems.add("deep images are stretched one by one", remedy, f"{len(deep):,} images", severity="note")
+
+
+def _judge_copies(looks: Sequence[Look], problems: Problems, *, joined: bool) -> None:
+    """Note images that are there more than once, or nearly."""
+    seen = [look for look in looks if not look.blank]
+    first: dict[str, Look] = {}
+    for look in seen:
+        other = first.setdefault(look.digest, look)
+        if other is look:
+            continue
+        place = f"rows {other.row.number} and {look.row.number}"
+        if str(other.row.labels) != str(look.row.labels):
+            problems.add("identical images have different labels", "Decide which is right", place, severity="warning")
+        _note_copy("identical", other, look, problems, joined=joined)
+    if len(seen) > 1:
+        near, digests = NearDuplicates(), np.array([look.digest for look in seen])
+        thumbs = np.stack([cast(np.ndarray, look.thumb) for look in seen])
+        for one, two in distinct_near_pairs(digests, thumbs, hamming=near.hamming, correlation=near.correlation):
+            _note_copy("nearly identical", seen[one], seen[two], problems, joined=joined)
+
+
+def _note_copy(how: str, one: Look, two: Look, problems: Problems, *, joined: bool) -> None:
+    place = f"rows {one.row.number} and {two.row.number}"
+    if one.row.split and two.row.split and one.row.split != two.row.split:
+        problems.add(f"{how} images are in different splits", "Put them into one", place, severity="warning")
+    elif one.row.group != two.row.group and not joined:
+        remedy = "Give them one group, or set join_near_duplicates to true"
+        problems.add(f"{how} images are in different groups", remedy, place, severity="warning")
+    elif how == "identical":
+        problems.add("an image is there twice", "Remove one unless it is meant", place, severity="note")
+
+
+def _judge_rest(collection: Collection, problems: Problems) -> None:
+    options, named = collection.options, set()
+    for _, cells in collection.table.rows:
+        for column, cell in cells.items():
+            if column == options.file or (options.mask and column.partition(":")[0] == options.mask):
+                named.add(str(PurePosixPath(cell.replace("\\", "/"))))
+    for name in collection.files:
+        if name.lower().endswith(IMAGES) and name not in named:
+            problems.add(
+                "an image is in no row", "It is not used; add a row with blank labels to use it", name, severity="note"
+            )
+    if not options.group:
+        remedy = "Name the column of the patient, or images of one patient may part"
+        problems.add("no group column is set", remedy, severity="warning")
+
+
+# Guesses, which `jointdiff data init` writes out for the user to correct
+
+
+def check_command(path: Path) -> int:
+    """Print the report on a folder, a zip, a table, or the own data sets of a configuration; 0 where all is well.
+
+    Raises:
+        ConfigError: the configuration has a mistake, or no data set of the user's own.
+    """
+    if path.suffix.lower() not in (".yaml", ".yml"):
+        report = inspect(path)
+        print(report.text())
+        if report.ok:
+            print(f"`jointdiff data init {path}` writes a configuration with these options")
+        return int(not report.ok)
+    from jointdiff.data.sources import own
+
+    experiment = load_experiment(path)
+    mine = {name: data for name, data in experiment.datasets.items() if (data.source or name) == "own"}
+    if not mine:
+        raise ConfigError(f"{path}: none of its data sets has `source: own`")
+    facts = cast(ModuleType, SimpleNamespace(SOURCE=own.SOURCE))  # types of options are checked, data are not read yet
+    reports = [inspect(Options(**describe(facts, data.options)[1])) for data in mine.values()]
+    for name, report in zip(mine, reports, strict=True):
+        print(f"datasets.{name}: {report.text()}\n")
+    return int(not all(report.ok for report in reports))

@@ -1,0 +1,131 @@
+"""Your own images: a folder or a zip, and a table that names them. ``jointdiff data init PATH`` writes the options."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any, cast
+
+from jointdiff.data.images import decode_image, decode_mask
+from jointdiff.data.source import (
+    Augmentations,
+    DataError,
+    LabelSpec,
+    Loadable,
+    NearDuplicates,
+    Region,
+    Sample,
+    Source,
+)
+from jointdiff.data.tables import Collection, Options, Row, load
+
+SOURCE = Source(
+    name="own",
+    title="Own images",
+    labels=LabelSpec("multi_label", ("finding",)),
+    channels=1,
+    licence="not stated",
+    cite="unpublished",
+    options=Options.defaults(),
+    access="name your folder or zip in the option path; `jointdiff data init PATH` writes a configuration",
+)
+
+
+def describe(**options: Any) -> Source:
+    """Return what the user's table and options say about the data.
+
+    Raises:
+        ConfigError: an option names what is not there.
+        DataError: the table cannot be read or has a mistake.
+    """
+    collection = load(Options(**options)).require()
+    given = collection.options
+    caveats = []
+    if not given.group:
+        joined = "unless they are nearly identical" if given.join_near_duplicates else "and numbers are then too good"
+        caveats.append(f"No group column is set: images of one patient may part, {joined}.")
+    return Source(
+        name=SOURCE.name,
+        title=given.title or Path(given.path).stem,
+        labels=LabelSpec(collection.kind, collection.names),
+        channels=given.channels,
+        licence=given.licence,
+        cite=given.cite,
+        augmentations=Augmentations(given.horizontal_flip, given.vertical_flip),
+        resize=cast(Any, given.resize),
+        near_duplicates=NearDuplicates(join=given.join_near_duplicates),
+        options=SOURCE.options,
+        inputs=collection.inputs,
+        caveats=tuple(caveats),
+    )
+
+
+def read(
+    raw: Path | None = None,
+    *,
+    size: int,
+    path: str = "",
+    table: str = "",
+    file: str = "path",
+    labels: tuple[str, ...] = (),
+    classes: tuple[str, ...] = (),
+    task: str = "auto",
+    group: str = "",
+    split: str = "",
+    mask: str = "",
+    boxes: str = "",
+    channels: int = 1,
+    window: str = "auto",
+    resize: str = "pad",
+    horizontal_flip: bool = False,
+    vertical_flip: bool = False,
+    join_near_duplicates: bool = False,
+    title: str = "",
+    licence: str = "not stated",
+    cite: str = "unpublished",
+) -> Iterator[Loadable]:
+    """Yield for each row of the table a function that loads its image, masks and boxes.
+
+    The options are those of ``jointdiff.data.tables.Options``, where each is explained.
+
+    Raises:
+        ConfigError: an option names what is not there.
+        DataError: the table has a mistake; when loaded, an image or a mask does.
+    """
+    given = {key: value for key, value in locals().items() if key not in ("raw", "size")}
+    collection = load(Options(**given)).require()
+    for row in collection.rows:
+        yield partial(load_sample, collection, row)
+
+
+def load_sample(collection: Collection, row: Row) -> Sample:
+    """Decode what a row names.
+
+    Raises:
+        DataError: a file does not decode, or a mask fits neither its image nor its label.
+    """
+    files, options = collection.files, collection.options
+    image = decode_image(
+        files.read(row.file),
+        name=files.name(row.file),
+        mode="L" if options.channels == 1 else "RGB",
+        window=options.window,
+    )
+    regions = [Region(finding, box=box) for finding, box in row.boxes]
+    for finding, file in row.masks:
+        mask = decode_mask(files.read(file), name=files.name(file))
+        if mask.shape != image.shape[:2]:
+            raise DataError(f"{files.name(file)} is {_size(mask)} pixels, its image {_size(image)}; draw it anew")
+        if not mask.any():
+            continue
+        if finding is None:
+            raise DataError(
+                f"{files.name(file)} shows a finding that row {row.number} does not have; correct the label"
+            )
+        regions.append(Region(finding, mask=mask))
+    return Sample(row.file, image, row.labels, row.group, row.split, regions)
+
+
+def _size(pixels: Any) -> str:
+    return f"{pixels.shape[1]} x {pixels.shape[0]}"
