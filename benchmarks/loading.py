@@ -35,6 +35,7 @@ METHODS = {"supervised (WRN-10-2)": ("supervised", {"depth": 10, "width": 2}), "
 
 
 def main() -> None:
+    """Print one row per size and network."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", type=int, nargs="+", default=[64, 256])
     parser.add_argument("--megabytes", type=int, default=256, help="of pixels in the prepared set")
