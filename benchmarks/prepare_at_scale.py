@@ -2,7 +2,7 @@
 
     uv run python benchmarks/prepare_at_scale.py --images 2803 5606 11212
 
-Images of 1,024 px, smooth fields with film grain, are drawn, packed as the publisher packs them, and prepared at 256 px by
+Images of 1,024 px, smooth fields with film grain, are drawn, packed as the publisher does it, and prepared at 256 px by
 a process of their own, whose peak resident memory the kernel tells. Each row is a set of its own size.
 """
 

@@ -96,9 +96,14 @@ def _doctor(options: argparse.Namespace) -> int:
 
 
 def _check(options: argparse.Namespace) -> None:
-    """Check a configuration and count what it asks for."""
+    """Check a configuration, whether the data that it names are there, and count what it asks for."""
+    from jointdiff.registry import describe_source
+
     experiment = load_experiment(options.config)
+    described = {name: describe_source(data.source or name, data.options) for name, data in experiment.datasets.items()}
     print(f"{options.config} is valid: experiment {experiment.name!r}, {len(experiment.cells())} trainings")
+    for name, source in described.items():
+        print(f"  {name}: {source.title}" + "".join(f"; {caveat}" for caveat in source.caveats))
 
 
 def _list_data(options: argparse.Namespace) -> None:

@@ -5,7 +5,7 @@ import shutil
 from functools import cache
 from pathlib import Path
 
-from jointdiff.config import ConfigError, parse_experiment
+from jointdiff.config import parse_experiment
 from jointdiff.doctor import missing_tex
 from jointdiff.paths import CELL, SPLIT, TAG, WILDCARDS, inception_weights
 from jointdiff.provenance import code_version
@@ -28,7 +28,7 @@ try:
     if workflow.is_main_process:
         for dataset in experiment.datasets:
             described(dataset)
-except ConfigError as error:
+except ValueError as error:  # of the configuration, or of the user's own data
     raise WorkflowError(f"The configuration cannot be used.\n{error}") from None
 config.update(experiment.model_dump(mode="json"))  # with every default filled in
 

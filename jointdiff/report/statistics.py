@@ -133,6 +133,15 @@ def read_cells(predictions: Iterable[Path | str]) -> Cells:
     return cells
 
 
+def read_caveats(predictions: Iterable[Path | str]) -> dict[str, list[str]]:
+    """Return, for each data set, what its publisher does not vouch for, from the run.json of its cells."""
+    caveats: dict[str, dict[str, None]] = {}
+    for path in map(Path, predictions):
+        run = read_json(path.parent / "run.json")
+        caveats.setdefault(run["spec"]["dataset"], {}).update(dict.fromkeys(run.get("caveats", [])))
+    return {dataset: list(found) for dataset, found in caveats.items()}
+
+
 @dataclass(frozen=True)
 class Comparison:
     """How a method stands to the best one."""

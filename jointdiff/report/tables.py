@@ -11,7 +11,15 @@ from pathlib import Path
 
 from jointdiff.evaluate.scores import MACRO, read_rows
 from jointdiff.report.layout import WRITERS, Cell, Column, Line, Section, Table, rank
-from jointdiff.report.statistics import Comparison, Scores, Summary, compare_with_best, enough_draws, read_cells
+from jointdiff.report.statistics import (
+    Comparison,
+    Scores,
+    Summary,
+    compare_with_best,
+    enough_draws,
+    read_caveats,
+    read_cells,
+)
 from jointdiff.report.wording import CONTROLS, budget_name, dataset_name, map_name, method_name, sentence
 
 TABLES = ("classification", "joint", "localisation", "cost")
@@ -45,11 +53,16 @@ def draw_tables(
     the file of published numbers; ``methods`` gives the order of lines.
     """
     rows = Scores(read_rows(scores))
-    cells = read_cells(predictions)
+    predictions = list(predictions)
+    cells, caveats = read_cells(predictions), read_caveats(predictions)
     order = [*methods, *(m for m in rows.distinct("method") if m not in methods)]
     reported = read_published(published) if published else []
     tables = {
-        "classification": list(classification_tables(rows, order, cells, reported, draws=draws, alpha=alpha)),
+        "classification": [
+            replace(table, caption=f"{table.caption}{_told(caveats.get(dataset, []))}")
+            for dataset in rows.distinct("dataset")
+            for table in classification_tables(rows, dataset, order, cells, reported, draws=draws, alpha=alpha)
+        ],
         "joint": list(joint_tables(rows, order)),
         "localisation": list(localisation_tables(rows, order)),
         "cost": list(cost_tables(rows, order)),
@@ -69,28 +82,39 @@ def draw_tables(
 
 
 def classification_tables(
-    rows: Scores, order: Sequence[str], cells: Mapping, reported: Sequence[Reported], *, draws: int, alpha: float
+    rows: Scores,
+    dataset: str,
+    order: Sequence[str],
+    cells: Mapping,
+    reported: Sequence[Reported],
+    *,
+    draws: int,
+    alpha: float,
 ) -> Iterator[Table]:
-    """Yield table 1 for each data set: classification by label budget, with what is not different from the best."""
+    """Yield table 1 of a data set: classification by label budget, with what is not different from the best."""
     metrics = ("auroc", "average_precision", "accuracy")
-    for dataset in rows.distinct("dataset"):
-        budgets = rows.budgets(dataset)
-        methods = _methods(rows, dataset, "auroc", order)
-        rivals = [m for m in methods if m not in CONTROLS]
-        draws = enough_draws(draws, methods=len(rivals), alpha=alpha)
-        compared = {
-            (labels, metric): compare_with_best(
-                cells.get((dataset, labels), {}), metric, methods=rivals, draws=draws, alpha=alpha
-            )
-            for labels in budgets
-            for metric in metrics
-        }
-        per_table = max(1, MAX_COLUMNS // len(budgets))
-        for start in range(0, len(metrics), per_table):
-            shown = metrics[start : start + per_table]
-            yield _classification_table(
-                rows, dataset, budgets, methods, shown, compared, reported, part=start, draws=draws, alpha=alpha
-            )
+    budgets = rows.budgets(dataset)
+    methods = _methods(rows, dataset, "auroc", order)
+    rivals = [m for m in methods if m not in CONTROLS]
+    draws = enough_draws(draws, methods=len(rivals), alpha=alpha)
+    compared = {
+        (labels, metric): compare_with_best(
+            cells.get((dataset, labels), {}), metric, methods=rivals, draws=draws, alpha=alpha
+        )
+        for labels in budgets
+        for metric in metrics
+    }
+    per_table = max(1, MAX_COLUMNS // len(budgets))
+    for start in range(0, len(metrics), per_table):
+        shown = metrics[start : start + per_table]
+        yield _classification_table(
+            rows, dataset, budgets, methods, shown, compared, reported, part=start, draws=draws, alpha=alpha
+        )
+
+
+def _told(caveats: Sequence[str]) -> str:
+    """Return what a reader must know of a data set, as the end of a caption."""
+    return f" Of these data: {'; '.join(caveat.rstrip('.') for caveat in caveats)}." if caveats else ""
 
 
 def _classification_table(

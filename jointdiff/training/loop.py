@@ -162,6 +162,7 @@ def train(
                 "config_digest": run.digest,
                 "code_version": code_version,
                 "data_digest": data.info.digest,
+                "caveats": data.info.caveats,
                 "roles": roles_count,
                 "cost": cost,
             },

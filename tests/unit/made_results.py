@@ -51,6 +51,7 @@ def write_run(cell, dataset, labels, method, seed):
         "run_id": f"{method}-{labels}-{seed}",
         "config_digest": f"{method}-{labels}-{seed}",
         "code_version": "0123456789ab",
+        "caveats": ["drawn, not photographed"],
         "cost": {
             "train_seconds": 0.0 if method == "random" else 31.4 + 10 * (method == "joint") + seed,
             "images_per_second": 0.0 if method == "random" else 1234.0,

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import types
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from jointdiff import cli, doctor
+from jointdiff import cli, doctor, registry
 from jointdiff.config import SCHEMA, RunSpec, Training
-from jointdiff.data.source import Augmentations, DataInfo, LabelSpec
+from jointdiff.data.source import Augmentations, DataInfo, File, LabelSpec, Source
 from jointdiff.models import save_model
-from jointdiff.registry import load_method
+from jointdiff.registry import load_method, sources
 
 DATA = DataInfo(
     name="phantom", title="Phantoms", labels=LabelSpec("multi_label", ("nodule", "effusion")), channels=1, size=16,
@@ -101,3 +103,50 @@ def test_a_mistake_is_one_line_and_exit_code_1(
 ) -> None:
     assert cli.main(arguments) == 1
     assert says in capsys.readouterr().err
+
+
+# Data sets
+
+
+def test_data_sets_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["data", "list"]) == 0
+    said = capsys.readouterr().out
+    for name in sources():
+        assert f"\n{name} " in f"\n{said}"
+    assert "112,120 images, findings: 14" in said and "CheXpert needs registration" in said
+
+
+def test_a_mirror_is_filled_for_a_configuration(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    content = b"images"
+    source = Source(
+        name="toy", title="Toy", labels=LabelSpec("multi_label", ("a",)), channels=1, licence="none", cite="none",
+        files=(File("toy.bin", sha256=hashlib.sha256(content).hexdigest()),), access="ask the keeper",
+    )  # fmt: skip
+    monkeypatch.setattr(registry, "load_source", lambda name: types.SimpleNamespace(SOURCE=source))
+    assert cli.main(["data", "mirror", str(tmp_path / "mirror"), "toy"]) == 1
+    assert "toy: 0 of 1 files" in (said := capsys.readouterr().out) and "access: ask the keeper" in said
+    (tmp_path / "given/toy").mkdir(parents=True)
+    (tmp_path / "given/toy/toy.bin").write_bytes(content)
+    monkeypatch.setenv("JOINTDIFF_MIRROR", str(tmp_path / "given"))
+    assert cli.main(["data", "mirror", str(tmp_path / "mirror"), "toy"]) == 0
+    assert (tmp_path / "mirror/toy/toy.bin").read_bytes() == content
+    assert "toy/toy.bin" in (tmp_path / "mirror/SHA256SUMS").read_text()
+
+
+def test_a_configuration_of_data_that_are_absent_is_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "x.yaml").write_text(
+        "{name: x, seeds: [0], methods: {random: {}}, datasets: {chexpert: {size: 32, labels: [10]}}}"
+    )
+    assert cli.main(["check", str(tmp_path / "x.yaml")]) == 1
+    assert "(4) set datasets.chexpert.options.folder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["check", "init"])
+def test_data_that_are_not_there_end_in_one_message(
+    command: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert cli.main(["data", command, str(tmp_path / "gone")]) == 1
+    captured = capsys.readouterr()
+    assert "gone" in captured.out + captured.err and "Traceback" not in captured.err

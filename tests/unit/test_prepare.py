@@ -4,8 +4,12 @@ import csv
 import io
 import json
 import shutil
+import subprocess
+import sys
+import time
 import types
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -275,6 +279,40 @@ def test_an_interrupted_part_goes_on_after_its_last_piece(tmp_path, monkeypatch)
     join_parts(source, [tmp_path / "other"], tmp_path / "again", raw=tmp_path, size=8)
     assert contents(tmp_path / "again") == contents(tmp_path / "whole")
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+
+
+KILLED = """
+import sys, time, types
+from pathlib import Path
+from jointdiff.data import prepare
+from tests.unit.test_prepare import varied
+prepare.PIECE = 16 * 64
+source = varied(200)
+read = source.read
+
+def slow(raw, *, size):
+    for index, item in enumerate(read(raw, size=size)):
+        time.sleep(0.02 if index > 120 else 0)
+        yield item
+
+source.read = slow
+prepare.prepare_part(source, sys.argv[1], Path(sys.argv[1], "part"), size=8)
+"""
+
+
+def test_a_killed_part_goes_on_after_its_last_piece(tmp_path, monkeypatch):
+    monkeypatch.setattr("jointdiff.data.prepare.PIECE", 16 * 64)
+    running = subprocess.Popen([sys.executable, "-c", KILLED, str(tmp_path)], cwd=Path(__file__).parents[2])
+    while running.poll() is None and not list(tmp_path.glob(".part.*/0*.arrow")):
+        time.sleep(0.01)
+    running.kill()
+    assert running.wait() != 0, "it ended before it could be killed"
+    source = varied(200)
+    prepare_part(source, tmp_path, tmp_path / "part", size=8)
+    assert min(index for index in source.reads if index % 2) >= 16
+    join_parts(source, [tmp_path / "part"], tmp_path / "joined", raw=tmp_path, size=8)
+    prepare_source(source, tmp_path, tmp_path / "whole", size=8)
+    assert contents(tmp_path / "whole") == contents(tmp_path / "joined")
 
 
 def test_ids_are_unique_across_parts(tmp_path):

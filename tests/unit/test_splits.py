@@ -254,6 +254,25 @@ def test_the_most_alike_pairs_are_shown(leaky, tmp_path):
     assert (tmp_path / "audit.png").stat().st_size > 10_000
 
 
+def test_budgets_of_chest_xray14_are_exact():
+    """The public lists of 2 to 20 % hold 2.4 to 23.1 % of the 86,524 training images."""
+    g = np.random.default_rng(0)
+    groups = np.sort(np.concatenate([np.arange(30_805), g.integers(0, 30_805, 112_120 - 30_805)]))
+    test = np.isin(groups, np.flatnonzero(g.random(30_805) < 0.09))
+    published = np.where(test, "test", "train")
+    labels = (g.random((112_120, 14)) < np.geomspace(0.002, 0.18, 14)).astype(np.float32)
+    pool = int((~test).sum())
+    smaller = np.zeros(112_120, dtype=bool)
+    for share in (0.02, 0.05, 0.1, 0.15, 0.2):
+        roles = draw(labels, groups, published=published, budget=str(share))
+        labelled = np.isin(roles, ["labelled", "validation"])
+        assert labelled.sum() == round(share * pool)
+        assert not (smaller & ~labelled).any()
+        for role in ("labelled", "validation"):
+            assert (labels[roles == role].sum(axis=0) > 0).all()
+        smaller = labelled
+
+
 # Folds
 
 

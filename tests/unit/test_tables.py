@@ -59,6 +59,10 @@ def test_the_classification_table_marks_the_best_and_sets_controls_apart(results
     assert "Reported elsewhere" not in text  # nothing published is comparable
 
 
+def test_what_a_data_set_cannot_vouch_for_stands_below_its_numbers(results):
+    assert "Of these data: drawn, not photographed." in (results[0] / "tables/classification.md").read_text()
+
+
 def test_the_joint_table_says_why_a_number_is_missing(results):
     text = (results[0] / "tables" / "joint.tex").read_text()
     assert r"weights absent: set x\_y" in text and "fewer images than the 256 features" in text

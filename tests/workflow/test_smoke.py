@@ -15,41 +15,13 @@ from typing import Any
 
 import psutil
 import pytest
-import yaml
 
 from tests.conftest import ROOT, require
+from tests.workflow.flow import SMOKE, command, copy_tree, environment, small, snakemake
 
 pytestmark = pytest.mark.workflow
 
-WORKFLOW = ["Snakefile", "rules", "workflow_scripts", "config", "profiles", "docs", "jointdiff", "baselines"]
 MEASURED = re.compile(r"ms_per_|seconds|images_per_second|peak_memory")  # what no two runs share
-SMOKE = "config/smoke.yaml"
-
-
-def command(tree: Path, *arguments: str) -> list[str]:
-    return [sys.executable, "-m", "snakemake", "--cores", "2", "--snakefile", str(tree / "Snakefile"), *arguments]
-
-
-def environment(tree: Path, **more: str) -> dict[str, str]:
-    known = {key: value for key, value in os.environ.items() if not key.startswith(("MLFLOW_", "JOINTDIFF_MIRROR"))}
-    return {**known, "PYTHONPATH": str(tree), "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", **more}
-
-
-def snakemake(tree: Path, *arguments: str, fails: bool = False, where: Path | None = None, **more: str) -> str:
-    """Run Snakemake on a copy of the workflow and return all that it said."""
-    done = subprocess.run(
-        command(tree, *arguments),
-        cwd=where or tree, env=environment(tree, **more), text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-    )  # fmt: skip
-    assert (done.returncode != 0) == fails, done.stdout[-8000:]
-    return done.stdout
-
-
-def copy_tree(folder: Path) -> Path:
-    for name in WORKFLOW:
-        source = ROOT / name
-        (shutil.copytree if source.is_dir() else shutil.copy)(source, folder / name)
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -211,15 +183,6 @@ def test_two_runs_give_the_same_scores(tree: Path, tmp_path: Path) -> None:
 
     assert numbers(tmp_path) == numbers(tree)
     assert len(numbers(tree)) > 300
-
-
-def small(folder: Path, **changes: Any) -> Path:
-    """Write the smoke configuration with changes, for one classifier alone."""
-    config = yaml.safe_load((ROOT / SMOKE).read_text(encoding="utf-8"))
-    config |= {"name": "small", "methods": {"supervised": {"settings": {"depth": 10, "width": 1}}}, **changes}
-    path = folder / "small.yaml"
-    path.write_text(yaml.safe_dump(config), encoding="utf-8")
-    return path
 
 
 def test_a_killed_training_ends_with_the_same_weights(tree: Path, tmp_path: Path) -> None:
