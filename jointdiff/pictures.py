@@ -50,15 +50,14 @@ def save_strips(
 
 
 def save_pairs(images: np.ndarray, path: Path, *, captions: Sequence[str], title: str) -> None:
-    """Draw uint8 images (2 * len(captions), H, W, C) two by two, with a caption beside each pair."""
-    figure, axes = _canvas(max(len(captions), 1), 3)
-    for row, caption in enumerate(captions):
-        _show(axes[row, 0], images[2 * row])
-        _show(axes[row, 1], images[2 * row + 1])
-        axes[row, 2].text(0.0, 0.5, caption, fontsize=8, va="center", transform=axes[row, 2].transAxes)
-    if not captions:
-        axes[0, 0].text(0.0, 0.5, "nothing to compare", fontsize=8, transform=axes[0, 0].transAxes)
-    _save(figure, path, title)
+    """Draw uint8 images (2 * len(captions), H, W, C) two by two, with a caption above each pair; two pairs a row."""
+    figure, axes = _canvas(max(-(-len(captions) // 2), 1), 4)
+    for index, caption in enumerate(captions):
+        row, left = index // 2, 2 * (index % 2)
+        _show(axes[row, left], images[2 * index])
+        _show(axes[row, left + 1], images[2 * index + 1])
+        axes[row, left].set_title(caption, fontsize=7, loc="left")
+    _save(figure, path, title if captions else f"{title}: nothing to compare")
 
 
 def _canvas(rows: int, columns: int):

@@ -115,11 +115,11 @@ def draw_audit(
         aside.write_text(f"{STYLE}{notes}{text}\n", encoding="utf-8")
     alike = {pair[:2]: pair for split in splits for pair in most_alike(opened, _read(split), count=SHOWN)}
     shown = sorted(alike.values(), key=lambda pair: -pair[2])[:SHOWN]
-    exact = {frozenset(pair) for pair in opened.near_duplicates.tolist()}
+    near = {frozenset(pair) for pair in opened.near_duplicates.tolist()}
     captions = [
-        f"{opened.sample_ids[one]} (test)  ~  {opened.sample_ids[other]} (training side)   r = {likeness:.4f}"
-        + ("   same pixels" if opened.pixels[one] == opened.pixels[other] else "")
-        + ("   near-duplicates" if frozenset((one, other)) in exact else "")
+        f"{opened.sample_ids[one]} (test)\n{opened.sample_ids[other]} (training side)\nr = {likeness:.4f}"
+        + (", same pixels" if opened.pixels[one] == opened.pixels[other] else "")
+        + (", near-duplicates" if frozenset((one, other)) in near else "")
         for one, other, likeness in shown
     ]
     pairs = opened.images[[row for one, other, _ in shown for row in (one, other)]]

@@ -80,9 +80,20 @@ def _close_hashes(hashes: np.ndarray, hamming: int) -> Iterator[np.ndarray]:
 
 def distinct_near_pairs(pixels: np.ndarray, thumbs: np.ndarray, *, hamming: int, correlation: float) -> np.ndarray:
     """Return ``near_pairs`` of the first image of each digest (N,): equal pixels are no news to their thumbnails."""
-    _, first = np.unique(pixels.astype(np.str_), return_index=True)
-    first = np.sort(first)
+    first = np.unique(_first_of(pixels))
     return first[near_pairs(thumbs[first], hamming=hamming, correlation=correlation)]
+
+
+def equal_pairs(pixels: np.ndarray) -> np.ndarray:
+    """Return the pairs (P, 2) of each image whose digest (N,) came before, and the first one that has it."""
+    first = _first_of(pixels)
+    again = np.flatnonzero(first != np.arange(len(first)))
+    return np.column_stack([first[again], again])
+
+
+def _first_of(pixels: np.ndarray) -> np.ndarray:
+    _, first, digest = np.unique(pixels.astype(np.str_), return_index=True, return_inverse=True)
+    return first[digest]
 
 
 def join_groups(names: list[str], groups: list[str], pairs: np.ndarray) -> list[str]:

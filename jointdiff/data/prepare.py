@@ -21,7 +21,7 @@ import numpy as np
 
 from jointdiff.config import digest
 from jointdiff.data.checks import check_facts
-from jointdiff.data.duplicates import distinct_near_pairs, join_groups
+from jointdiff.data.duplicates import distinct_near_pairs, equal_pairs, join_groups
 from jointdiff.data.pieces import prepare_sample, read_piece, write_piece, write_pixels
 from jointdiff.data.source import DataError, DataInfo, Source, describe
 from jointdiff.data.store import info_to_json, tensor_file, write_table
@@ -212,12 +212,11 @@ def join_parts(
             for row, thumb in enumerate(thumbs):
                 file.write(row, thumb.tobytes())
         near = source.near_duplicates
-        pairs = distinct_near_pairs(
-            table["pixels"].to_numpy(), thumbs, hamming=near.hamming, correlation=near.correlation
-        )
+        pixels = table["pixels"].to_numpy()
+        pairs = distinct_near_pairs(pixels, thumbs, hamming=near.hamming, correlation=near.correlation)
         groups = table["group"].to_pylist()
         if near.join:
-            groups = join_groups(ids, groups, pairs)
+            groups = join_groups(ids, groups, np.concatenate([pairs, equal_pairs(pixels)]))
         labels = np.stack(table["labels"].to_numpy()).astype(np.float32)
         splits = table["split"].to_numpy().astype(np.str_)
         check_facts(source, labels, groups=np.array(groups), splits=splits)
