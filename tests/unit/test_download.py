@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -790,7 +791,7 @@ def test_a_mirror_is_filled_for_a_site_without_internet(tmp_path, server):
     server.shelves["/x.bin"] = Shelf(then=[{"cut": 10}, {}])
     open_set = source(File("x.bin", urls=(f"{server.address}/x.bin",)), File("more.csv", optional=True), name="open")
     closed = source(File("scans.zip"), File("labels.csv", urls=(f"{server.address}/labels.csv",)), name="closed")
-    object.__setattr__(closed, "access", "Register at the publisher's,\nthen download.")
+    closed = replace(closed, access="Register at the publisher's, then download.")
     server.shelves["/labels.csv"] = Shelf(b"a,b\n")
     broken = source(File("z.bin", urls=(f"{server.address}/gone",)), name="broken")
     drawn = source(name="drawn")

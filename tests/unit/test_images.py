@@ -233,6 +233,7 @@ def test_what_is_no_image(data, message):
         decode_image(data, name="x")
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow's, of tags that make no sense
 @settings(max_examples=150, deadline=None)
 @given(st.data())
 def test_damaged_bytes_end_in_one_message(data):
