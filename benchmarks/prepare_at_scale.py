@@ -58,13 +58,15 @@ def main() -> None:
             raw, out = Path(folder, "raw"), Path(folder, "out")
             archives = publish(raw, count, side=options.side, grain=options.grain, threads=options.threads)
             arguments = [raw, out, options.size, options.threads, archives]
-            child = subprocess.Popen(
-                [sys.executable, "-c", PREPARE, *map(str, arguments)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
-            )
-            said = child.stdout.read() if child.stdout else b""
-            _, status, used = os.wait4(child.pid, 0)
-            if status:
-                raise SystemExit(f"preparing {count} images failed")
+            with Path(folder, "log").open("w+") as log:
+                child = subprocess.Popen(
+                    [sys.executable, "-c", PREPARE, *map(str, arguments)], stdout=subprocess.PIPE, stderr=log
+                )
+                said = child.stdout.read() if child.stdout else b""
+                _, status, used = os.wait4(child.pid, 0)
+                if status:
+                    log.seek(0)
+                    raise SystemExit(f"preparing {count} images failed: {log.read()[-2000:]}")
             prepared, joined = map(float, said.split())
             read = sum(path.stat().st_size for path in raw.iterdir()) / count / 1e3
             kept = sum(path.stat().st_size for path in (out / "store").iterdir()) / count
@@ -80,11 +82,11 @@ def publish(raw: Path, count: int, *, side: int, grain: float, threads: int) -> 
     """Write ``count`` drawn radiographs of count / 4 patients with their tables and return how many archives."""
     raw.mkdir()
     names = [f"{index // 4 + 1:08d}_{index % 4:03d}.png" for index in range(count)]
-    archives = max(1, min(12, -(-count // 10_000)))
+    archives = max(1, min(11, -(-count // 10_000)))  # twelve would be held against the published counts
     grains = (rng(0, "grain").standard_normal((2 * side, 2 * side), dtype=np.float32) * grain).astype(np.float32)
     with ThreadPoolExecutor(threads) as pool:
         for archive, part in enumerate(np.array_split(np.arange(count), archives), start=1):
-            with tarfile.open(raw / f"images_{archive:03d}.tar.gz", "w:gz", compresslevel=1) as packed:
+            with tarfile.open(raw / f"images_{archive:03d}.tar.gz", "w:gz", compresslevel=0) as packed:
                 for index, content in zip(part, pool.map(lambda i: draw(int(i), side, grains), part), strict=True):
                     member = tarfile.TarInfo(f"images/{names[index]}")
                     member.size = len(content)

@@ -352,6 +352,15 @@ def test_a_published_list_is_used_as_it_is(store, tmp_path):
     assert audit.drop(("labelled", "unlabelled")).max() == 0
 
 
+def test_a_list_may_not_name_official_test_images():
+    published = np.array(["train"] * 30 + ["test"] * 10)
+    listed = np.arange(40) < 20
+    assert (draw(one_of_k(40, 2), published=published, listed=listed, budget="list-x") == "test").sum() == 10
+    listed[35] = True
+    with pytest.raises(BudgetError, match="'list-x' names 1 images of the official test split; remove them"):
+        draw(one_of_k(40, 2), published=published, listed=listed, budget="list-x")
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
