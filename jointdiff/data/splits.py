@@ -167,10 +167,10 @@ def draw_roles(
     pool = np.flatnonzero(training & known)
     roles[training] = "unlabelled"
     if listed is not None:
-        if (betrayed := int((listed & (published == "test") & ~training).sum())) and not folds:
+        if (wrong := int((listed & (published == "test") & ~training).sum())) and not folds:
             raise BudgetError(
-                f"{dataset}: the list of the label budget {budget!r} names {betrayed} images of the official test split; "
-                "remove them from the list"
+                f"{dataset}: the list of the label budget {budget!r} names {wrong} images of the official test "
+                "split; remove them from the list"
             )
         return _as_listed(roles, labels, group, training & known & listed, seed, validation, dataset, budget)
 
