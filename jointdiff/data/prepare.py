@@ -2,7 +2,7 @@
 
 The work is cut into parts, which separate jobs prepare, and a part into pieces of some dozen megabytes, after each of
 which it can be taken up again. What comes out does not depend on either: rows stand in the order of the source.
-Memory holds a piece and what the threads work on, whatever the size of the set.
+Memory holds a piece and what the threads work on, and when parts are joined the tables and thumbnails of all images.
 """
 
 from __future__ import annotations
