@@ -124,14 +124,14 @@ def _list_data(options: argparse.Namespace) -> None:
 
 def _check_data(options: argparse.Namespace) -> int:
     """Report what your own data hold and everything that is wrong with them."""
-    from jointdiff.data.inspection import check_command
+    from jointdiff.data.own.inspection import check_command
 
     return check_command(options.path)
 
 
 def _init_data(options: argparse.Namespace) -> int:
     """Write a first configuration for your own data."""
-    from jointdiff.data.starter import init_command
+    from jointdiff.data.own.starter import init_command
 
     return init_command(options.path, options.out)
 

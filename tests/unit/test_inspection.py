@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from jointdiff.config import ConfigError, parse_experiment
-from jointdiff.data.inspection import check_command, guess, inspect
+from jointdiff.data.own.inspection import check_command, guess, inspect
+from jointdiff.data.own.starter import init_command, starter_config
+from jointdiff.data.own.tables import Options
 from jointdiff.data.source import DataError, describe
 from jointdiff.data.sources import own
-from jointdiff.data.starter import init_command, starter_config
-from jointdiff.data.tables import Options
 from tests.unit.test_images import dicom, encode
 from tests.unit.test_own import place, text
 

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from jointdiff.config import ConfigError
+from jointdiff.data.own.tables import Options, read_table
 from jointdiff.data.source import DataError, LabelSpec, Region, describe
 from jointdiff.data.sources import own
-from jointdiff.data.tables import Options, read_table
 
 
 def png(pixels):

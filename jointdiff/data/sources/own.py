@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from jointdiff.data.images import decode_image, decode_mask
+from jointdiff.data.own.tables import Collection, Options, Row, load
 from jointdiff.data.source import (
     Augmentations,
     DataError,
@@ -18,7 +19,6 @@ from jointdiff.data.source import (
     Sample,
     Source,
 )
-from jointdiff.data.tables import Collection, Options, Row, load
 
 SOURCE = Source(
     name="own",
@@ -87,7 +87,7 @@ def read(
 ) -> Iterator[Loadable]:
     """Yield for each row of the table a function that loads its image, masks and boxes.
 
-    The options are those of ``jointdiff.data.tables.Options``, where each is explained.
+    The options are those of ``jointdiff.data.own.tables.Options``, where each is explained.
 
     Raises:
         ConfigError: an option names what is not there.

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from jointdiff.config import ConfigError
-from jointdiff.data.inspection import Report, inspect
+from jointdiff.data.own.inspection import Report, inspect
 from jointdiff.data.source import DataError
 from jointdiff.files import atomic_path
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
-from jointdiff.data.tables import BLANK, CORNERS, SIDES, TABLES, VALUES, Files, Options, Table, read_table
+from jointdiff.data.own.tables import BLANK, CORNERS, SIDES, TABLES, VALUES, Files, Options, Table, read_table
 
 # Names of columns without case, spaces and marks.
 KNOWN = {

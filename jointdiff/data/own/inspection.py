@@ -16,10 +16,9 @@ import numpy as np
 
 from jointdiff.config import ConfigError, load_experiment
 from jointdiff.data.duplicates import distinct_near_pairs, thumbnail
-from jointdiff.data.guess import guess
 from jointdiff.data.images import decode_mask, open_picture
-from jointdiff.data.source import DataError, NearDuplicates, describe
-from jointdiff.data.tables import (
+from jointdiff.data.own.guess import guess
+from jointdiff.data.own.tables import (
     Collection,
     Options,
     Problem,
@@ -28,6 +27,7 @@ from jointdiff.data.tables import (
     Severity,
     load,
 )
+from jointdiff.data.source import DataError, NearDuplicates, describe
 from jointdiff.progress import Progress
 
 IMAGES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".gif", ".jp2", ".dcm", ".dicom")
