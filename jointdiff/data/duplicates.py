@@ -8,6 +8,7 @@ from itertools import pairwise
 import numpy as np
 
 SIDE = 16  # of a thumbnail
+BLOCK = 1 << 14  # thumbnails, or pairs of them, that are numbers with decimals at one time
 
 
 def thumbnail(image: np.ndarray) -> np.ndarray:
@@ -46,12 +47,14 @@ def near_pairs(thumbs: np.ndarray, *, hamming: int, correlation: float) -> np.nd
     Hashes that differ in at most ``hamming`` bits nominate, the ``correlation`` of the thumbnails decides: of many
     similar images (one body part, one pose) hashes alone would call too many the same.
     """
-    flat = unit_vectors(thumbs)
-    hashes = perceptual_hash(thumbs.astype(np.float32))
+    blocks = range(0, len(thumbs), BLOCK)
+    hashes = [perceptual_hash(thumbs[start : start + BLOCK].astype(np.float32)) for start in blocks]
     found = [np.empty((0, 2), dtype=np.int64)]
-    for pairs in _close_hashes(hashes, hamming):
-        alike = np.einsum("ij,ij->i", flat[pairs[:, 0]], flat[pairs[:, 1]]) >= correlation
-        found.append(pairs[alike])
+    for close in _close_hashes(np.concatenate(hashes), hamming) if hashes else ():
+        for start in range(0, len(close), BLOCK):
+            pairs = close[start : start + BLOCK]
+            left, right = unit_vectors(thumbs[pairs[:, 0]]), unit_vectors(thumbs[pairs[:, 1]])
+            found.append(pairs[np.einsum("ij,ij->i", left, right) >= correlation])
     return np.unique(np.concatenate(found), axis=0)
 
 

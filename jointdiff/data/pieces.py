@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from jointdiff.data.checks import check_sample
-from jointdiff.data.duplicates import thumbnail
+from jointdiff.data.duplicates import SIDE, thumbnail
 from jointdiff.data.images import Fit
 from jointdiff.data.source import DataError, Loadable, Source, load
 from jointdiff.data.store import tensor_file
@@ -71,7 +71,8 @@ def _schema(names: int) -> pa.Schema:
         "labels": pa.list_(pa.float32(), names),
         "image": pa.binary(),
         "pixels": pa.string(),
-        **dict.fromkeys(("thumbnail", "digest"), pa.binary()),
+        "thumbnail": pa.binary(SIDE * SIDE),
+        "digest": pa.binary(16),
         "regions": pa.list_(region),
         "masks": pa.int32(),
     }

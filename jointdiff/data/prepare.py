@@ -21,7 +21,7 @@ import numpy as np
 
 from jointdiff.config import digest
 from jointdiff.data.checks import check_facts
-from jointdiff.data.duplicates import distinct_near_pairs, equal_pairs, join_groups
+from jointdiff.data.duplicates import SIDE, distinct_near_pairs, equal_pairs, join_groups
 from jointdiff.data.pieces import prepare_sample, read_piece, write_piece, write_pixels
 from jointdiff.data.source import DataError, DataInfo, Source, describe
 from jointdiff.data.store import info_to_json, tensor_file, write_table
@@ -31,6 +31,8 @@ from jointdiff.registry import load_source
 
 if TYPE_CHECKING:
     from types import ModuleType
+
+    import pyarrow as pa
 
 PIECE = 1 << 25  # bytes of pixels after which a piece is written
 BATCH = 16  # samples that a thread takes at once
@@ -207,7 +209,7 @@ def join_parts(
         aside.mkdir(parents=True)
         masks = table["masks"].to_numpy()
         regions = write_pixels(pieces, rank, masks, aside, size=size, channels=source.channels)
-        thumbs = np.frombuffer(b"".join(table["thumbnail"].to_pylist()), dtype=np.uint8).reshape(len(ids), 16, 16)
+        thumbs = _bytes_of(table["thumbnail"]).reshape(len(ids), SIDE, SIDE)
         with tensor_file(aside / "thumbnails.arrow", (*thumbs.shape[1:], 1), len(ids)) as file:
             for row, thumb in enumerate(thumbs):
                 file.write(row, thumb.tobytes())
@@ -217,7 +219,7 @@ def join_parts(
         groups = table["group"].to_pylist()
         if near.join:
             groups = join_groups(ids, groups, np.concatenate([pairs, equal_pairs(pixels)]))
-        labels = np.stack(table["labels"].to_numpy()).astype(np.float32)
+        labels = table["labels"].combine_chunks().flatten().to_numpy().reshape(len(ids), -1)
         splits = table["split"].to_numpy().astype(np.str_)
         check_facts(source, labels, groups=np.array(groups), splits=splits)
         columns = {name: table[name] for name in ("sample_id", "split", "width", "height", "pixels")}
@@ -225,7 +227,7 @@ def join_parts(
         write_table({"group": groups, **columns}, aside / "samples.parquet")
         write_table(regions, aside / "regions.parquet")
         write_table({"row_a": pairs[:, 0], "row_b": pairs[:, 1]}, aside / "near_duplicates.parquet")
-        content = hashlib.sha256(b"".join(table["digest"].to_pylist()) + "\n".join(groups).encode())
+        content = hashlib.sha256(_bytes_of(table["digest"]).tobytes() + "\n".join(groups).encode())
         info = DataInfo(
             name=source.name,
             title=source.title,
@@ -242,6 +244,13 @@ def join_parts(
             caveats=(*source.caveats, *_modified(Path(raw))),
         )
         write_json(aside / "dataset.json", info_to_json(info))
+
+
+def _bytes_of(column: pa.ChunkedArray) -> np.ndarray:
+    """Lay an array of uint8 over a column of equally long bytes."""
+    values = column.combine_chunks()
+    width = values.type.byte_width
+    return np.frombuffer(values.buffers()[1], dtype=np.uint8)[values.offset * width :][: len(values) * width]
 
 
 def _check_files(source: Source, raw: Path) -> None:
