@@ -63,7 +63,6 @@ rule split_dataset:
         lists=lambda w: list(experiment.datasets[w.dataset].lists.values()),
     output:
         split=f"{SPLIT}/split-{{seed}}.parquet",
-        audit=f"{SPLIT}/audit-{{seed}}.csv",
     log:
         "<logs>/split_dataset/{dataset}-{labels}-{seed}.log",
     params:
@@ -74,29 +73,3 @@ rule split_dataset:
         code_version=code_version("jointdiff.data.splits"),
     script:
         "../workflow_scripts/split_dataset.py"
-
-
-rule draw_audit:
-    input:
-        store=store,
-        splits=lambda w: of_splits(w.dataset, "split-{seed}.parquet"),
-        audits=lambda w: of_splits(w.dataset, "audit-{seed}.csv"),
-    output:
-        table=report(
-            "<results>/{dataset}/audit.html",
-            caption="../docs/report/audit.rst",
-            category="Is the split clean?",
-            labels={"what": "leaks", "data set": "{dataset}"},
-        ),
-        picture=report(
-            "<results>/{dataset}/audit.png",
-            caption="../docs/report/alike.rst",
-            category="Is the split clean?",
-            labels={"what": "most alike", "data set": "{dataset}"},
-        ),
-    log:
-        "<logs>/draw_audit/{dataset}.log",
-    params:
-        code_version=code_version("jointdiff.data.audit"),
-    script:
-        "../workflow_scripts/draw_audit.py"

@@ -2,10 +2,37 @@
 
 
 localrules:
+    draw_audit,
     draw_tables,
     draw_figures,
     compile_paper,
     compile_report,
+
+
+rule draw_audit:
+    input:
+        store=store,
+        splits=lambda w: of_splits(w.dataset, "split-{seed}.parquet"),
+    output:
+        table="<results>/{dataset}/audit.csv",
+        page=report(
+            "<results>/{dataset}/audit.html",
+            caption="../docs/report/audit.rst",
+            category="Is the split clean?",
+            labels={"what": "leaks", "data set": "{dataset}"},
+        ),
+        picture=report(
+            "<results>/{dataset}/audit.png",
+            caption="../docs/report/alike.rst",
+            category="Is the split clean?",
+            labels={"what": "most alike", "data set": "{dataset}"},
+        ),
+    log:
+        "<logs>/draw_audit/{dataset}.log",
+    params:
+        code_version=code_version("jointdiff.report.audit"),
+    script:
+        "../workflow_scripts/draw_audit.py"
 
 
 rule draw_tables:

@@ -1,15 +1,15 @@
 """Show what the roles of a data set's splits share, and which of their images are most alike."""
 
-from jointdiff.data.audit import draw_audit
 from jointdiff.logs import to_rule_log
+from jointdiff.report.audit import draw_audit
 
 
 def main(rule):
     draw_audit(
         rule.input.store,
-        rule.input.audits,
         rule.input.splits,
         table=rule.output.table,
+        page=rule.output.page,
         picture=rule.output.picture,
     )
 

@@ -8,7 +8,6 @@ def main(rule):
     split_dataset(
         rule.input.store,
         out=rule.output.split,
-        audit=rule.output.audit,
         budget=rule.wildcards.labels,
         seed=int(rule.wildcards.seed),
         validation=rule.params.validation,

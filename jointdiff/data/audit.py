@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import html
 from collections import Counter
-from collections.abc import Sequence
 from itertools import combinations
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from jointdiff.data.duplicates import unit_vectors
-from jointdiff.data.store import ROLES, Store, open_store
-from jointdiff.files import atomic_path
+from jointdiff.data.store import ROLES, Store
 
 if TYPE_CHECKING:
     import pandas as pd
 
 EXAMPLES = 3  # pairs named per row
-SHOWN = 6  # pairs in the picture
 COMPARED = 2048  # test images, at most, whose nearest training image is looked for
 
 
@@ -86,56 +81,3 @@ def most_alike(store: Store, split: pd.DataFrame, *, count: int) -> list[tuple[i
         likeness[better], nearest[better] = values[better], start + best[better]
     order = np.argsort(-likeness, kind="stable")[:count]
     return [(int(test[i]), int(others[nearest[i]]), float(likeness[i])) for i in order]
-
-
-def draw_audit(
-    store: Path | str,
-    audits: Sequence[Path | str],
-    splits: Sequence[Path | str],
-    *,
-    table: Path | str,
-    picture: Path | str,
-) -> None:
-    """Show a data set's audits as one table (HTML), and the pairs across roles that are most alike as a picture."""
-    import pandas as pd
-
-    from jointdiff.pictures import save_pairs
-
-    opened = open_store(store)
-    frames = []
-    for path in map(Path, audits):
-        frame = pd.read_csv(path, keep_default_na=False)
-        frame.insert(0, "seed", path.stem.removeprefix("audit-"))
-        frame.insert(0, "labels", path.parent.name.removeprefix("labels-"))
-        frames.append(frame)
-    with atomic_path(table) as aside:
-        # pandas escapes what is written.
-        notes = "".join(f"<p>{caveat}</p>" for caveat in map(html.escape, opened.info.caveats))
-        text = pd.concat(frames).rename(columns=lambda name: name.replace("_", " ")).to_html(index=False, border=0)
-        aside.write_text(f"{STYLE}{notes}{text}\n", encoding="utf-8")
-    alike = {pair[:2]: pair for split in splits for pair in most_alike(opened, _read(split), count=SHOWN)}
-    shown = sorted(alike.values(), key=lambda pair: -pair[2])[:SHOWN]
-    near = {frozenset(pair) for pair in opened.near_duplicates.tolist()}
-    captions = [
-        f"{opened.sample_ids[one]} (test)\n{opened.sample_ids[other]} (training side)\nr = {likeness:.4f}"
-        + (", same pixels" if opened.pixels[one] == opened.pixels[other] else "")
-        + (", near-duplicates" if frozenset((one, other)) in near else "")
-        for one, other, likeness in shown
-    ]
-    pairs = opened.images[[row for one, other, _ in shown for row in (one, other)]]
-    save_pairs(
-        pairs, Path(picture), captions=captions, title=f"{opened.info.title}: most alike across test and training"
-    )
-
-
-STYLE = """<style>
-body { font: 14px sans-serif; } table { border-collapse: collapse; }
-th, td { padding: .2em .6em; text-align: left; border-bottom: 1px solid #ddd; }
-</style>
-"""
-
-
-def _read(path: Path | str) -> pd.DataFrame:
-    import pandas as pd
-
-    return pd.read_parquet(path)

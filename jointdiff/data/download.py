@@ -68,36 +68,6 @@ def download(source: Source, folder: Path | str, *, mirror: str | None = None) -
         raise DownloadError(_message(source.name, failures, Path(folder)))
 
 
-def fetch(
-    file: File, path: Path, *, dataset: str, mirror: str | None = None, recorded: str | None = None
-) -> str | None:
-    """Bring one file to ``path`` and return where it came from: a place, or "found" where it was there already.
-
-    Returns None where an optional file is nowhere. ``recorded`` is the sha256 of its first download, if known.
-
-    Raises:
-        DownloadError: no place has the file whole.
-    """
-    entry = {"sha256": recorded} if recorded else {}
-    there, fault = _find(file, path, entry=entry)
-    if there is not None:
-        return "found"
-    try:
-        got = _fetch(
-            file,
-            path,
-            dataset=dataset,
-            mirror=mirror,
-            recorded=recorded,
-            listing=_listing(mirror),
-            answers=[f"{path}: {fault}"] if fault else [],
-            meter=Meter(dataset),
-        )
-    except _FileError as error:
-        raise DownloadError(_message(dataset, {file.name: error}, path.parent)) from error
-    return got.place if got else None
-
-
 def places_of(file: File, *, dataset: str, mirror: str | None) -> list[str]:
     """List where a file may be, the mirror first."""
     return [_in_mirror(mirror, f"{dataset}/{file.name}"), *file.urls] if mirror else list(file.urls)

@@ -110,11 +110,6 @@ def decode_image(data: bytes, *, name: str, mode: str = "L", window: str = "auto
     return open_picture(data, name=name).to_bytes(name=name, mode=mode, window=window)
 
 
-def decode_dicom(data: bytes, *, name: str, mode: str = "L", window: str = "auto") -> np.ndarray:
-    """Decode a DICOM file as ``decode_image`` does; nothing but its pixels and how to show them is read."""
-    return _open_dicom(data, name=name).to_bytes(name=name, mode=mode, window=window)
-
-
 def decode_mask(data: bytes, *, name: str) -> np.ndarray:
     """Decode a mask to bool (H, W): what exceeds half of white, or, where nothing does, what is not 0.
 

@@ -28,14 +28,12 @@ class BudgetError(DataError):
     """A label budget that the data set cannot give, with what it can."""
 
 
-def split_dataset(
-    store: Path | str, *, out: Path | str, audit: Path | str, budget: str, lists: Mapping[str, str], **how: Any
-) -> None:
-    """Write the split of one (data set, budget, seed) as a table, and its audit as CSV; see ``draw_split``.
+def split_dataset(store: Path | str, *, out: Path | str, budget: str, lists: Mapping[str, str], **how: Any) -> None:
+    """Write the split of one (data set, budget, seed) as a table; see ``draw_split``.
 
     Args:
         store: folder of the prepared data set.
-        out, audit: files to write.
+        out: file to write.
         budget: as in ``draw_split``, or "list-NAME".
         lists: file of sample ids for each NAME.
         how: what else ``draw_split`` takes.
@@ -44,15 +42,11 @@ def split_dataset(
         BudgetError: the budget cannot be met.
         DataError: a list names images that the data set does not know.
     """
-    from jointdiff.data.audit import find_leaks
-
     opened = open_store(store)
     listed = read_list(lists[budget.removeprefix("list-")], opened) if budget.startswith("list-") else None
     split = draw_split(opened, budget=budget, listed=listed, **how)
     with atomic_path(out) as aside:
         split.to_parquet(aside)
-    with atomic_path(audit) as aside:
-        find_leaks(opened, split).to_csv(aside, index=False)
 
 
 def read_list(path: Path | str, store: Store) -> np.ndarray:

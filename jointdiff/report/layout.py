@@ -340,11 +340,14 @@ p { max-width: 60rem; margin: .3rem 0; font-size: 13px; color: #444; }
 def write_html(tables: Sequence[Table], path: Path | str) -> None:
     """Write tables as one self-contained HTML page."""
     body = "\n".join(_html(table) for table in tables)
-    page = (
-        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{html.escape(tables[0].label)}</title>\n'
-    )
     with atomic_path(path) as aside:
-        aside.write_text(f"{page}{_STYLE}</head><body>\n{body}\n</body></html>\n", encoding="utf-8")
+        aside.write_text(html_page(tables[0].label, body), encoding="utf-8")
+
+
+def html_page(title: str, body: str) -> str:
+    """Return a self-contained HTML page in the style of all tables; ``body`` is markup."""
+    head = f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>\n'
+    return f"{head}{_STYLE}</head><body>\n{body}\n</body></html>\n"
 
 
 def _html(table: Table) -> str:

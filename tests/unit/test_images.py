@@ -21,7 +21,7 @@ from pydicom.uid import (
 )
 
 from jointdiff.config import ConfigError
-from jointdiff.data.images import decode_dicom, decode_image, decode_mask, open_picture, parse_window
+from jointdiff.data.images import decode_image, decode_mask, open_picture, parse_window
 from jointdiff.data.source import DataError
 
 
@@ -310,8 +310,8 @@ def test_monochrome1_is_inverted():
 
 def test_dicom_of_8_bits_stays_as_it_is():
     ramp = np.arange(40, 104, dtype=np.uint8).reshape(8, 8)
-    assert np.array_equal(decode_dicom(dicom(ramp, RescaleSlope=1, RescaleIntercept=0), name="x"), ramp)
-    shown = decode_dicom(dicom(ramp, WindowCenter=70.5, WindowWidth=21), name="x")
+    assert np.array_equal(decode_image(dicom(ramp, RescaleSlope=1, RescaleIntercept=0), name="x"), ramp)
+    shown = decode_image(dicom(ramp, WindowCenter=70.5, WindowWidth=21), name="x")
     assert np.array_equal(shown, spread(ramp, 60, 80))
 
 

@@ -1,7 +1,6 @@
 """The user's own images: what the reader makes of a folder or a zip and its table."""
 
 import csv
-import inspect as signatures
 import io
 import zipfile
 from pathlib import Path
@@ -13,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from jointdiff.config import ConfigError
-from jointdiff.data.own.tables import Options, read_table
+from jointdiff.data.own.tables import read_table
 from jointdiff.data.source import DataError, LabelSpec, Region, describe
 from jointdiff.data.sources import own
 
@@ -212,12 +211,6 @@ def test_the_description(scans):
     )
     assert own.describe(**{**chosen, "group": "patient", "title": ""}).caveats == ()
     assert own.describe(**{**chosen, "title": ""}).title == "scans"
-
-
-def test_read_takes_what_the_source_declares():
-    parameters = signatures.signature(own.read).parameters
-    options = {key: value.default for key, value in parameters.items() if key not in ("raw", "size")}
-    assert options == dict(own.SOURCE.options) == Options.defaults()
 
 
 @pytest.mark.parametrize(

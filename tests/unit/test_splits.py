@@ -10,12 +10,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jointdiff.data.audit import draw_audit, find_leaks, most_alike
+from jointdiff.data.audit import find_leaks, most_alike
 from jointdiff.data.prepare import prepare, prepare_source
 from jointdiff.data.source import DataError
 from jointdiff.data.sources import phantom
 from jointdiff.data.splits import BudgetError, draw_folds, draw_roles, draw_split, read_list, split_dataset
 from jointdiff.data.store import open_store
+from jointdiff.report.audit import draw_audit
 
 
 def draw(
@@ -241,16 +242,16 @@ def test_the_most_alike_pairs_are_shown(leaky, tmp_path):
     for labels in ("9", "10"):
         (tmp_path / f"labels-{labels}").mkdir()
         split.to_parquet(tmp_path / f"labels-{labels}/split-0.parquet")
-        find_leaks(leaky, split).to_csv(tmp_path / f"labels-{labels}/audit-0.csv", index=False)
     draw_audit(
         leaky.folder,
-        sorted(tmp_path.glob("*/audit-0.csv")),
         sorted(tmp_path.glob("*/split-0.parquet")),
-        table=tmp_path / "audit.html",
+        table=tmp_path / "audit.csv",
+        page=tmp_path / "audit.html",
         picture=tmp_path / "audit.png",
     )
     text = (tmp_path / "audit.html").read_text()
     assert text.count("<td>unlabelled</td>") == 4 and "00001-03 ~ 00050-02" in text
+    assert len(pd.read_csv(tmp_path / "audit.csv")) == 6
     assert (tmp_path / "audit.png").stat().st_size > 10_000
 
 
@@ -333,7 +334,6 @@ def test_a_published_list_is_used_as_it_is(store, tmp_path):
     split_dataset(
         store.folder,
         out=tmp_path / "split.parquet",
-        audit=tmp_path / "audit.csv",
         budget="list-mine",
         lists={"mine": str(tmp_path / "list.txt")},
         seed=0,
@@ -348,7 +348,7 @@ def test_a_published_list_is_used_as_it_is(store, tmp_path):
     groups = {role: set(store.groups[members]) for role, members in rows.items()}
     assert not groups["validation"] & (groups["labelled"] | groups["unlabelled"] | groups["test"])
     assert groups["labelled"] & groups["unlabelled"], "other images of listed patients stay, as published"
-    audit = pd.read_csv(tmp_path / "audit.csv").set_index(["role_a", "role_b"]).shared_groups
+    audit = find_leaks(store, pd.read_parquet(tmp_path / "split.parquet")).set_index(["role_a", "role_b"]).shared_groups
     assert audit.drop(("labelled", "unlabelled")).max() == 0
 
 

@@ -8,7 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
-from jointdiff.data.own.tables import BLANK, CORNERS, SIDES, TABLES, VALUES, Files, Options, Table, read_table
+from jointdiff.data.own.files import Files
+from jointdiff.data.own.tables import BLANK, CORNERS, SIDES, TABLES, VALUES, Options, Table, read_table
 
 # Names of columns without case, spaces and marks.
 KNOWN = {
@@ -51,7 +52,7 @@ def guess(path: Path) -> Options:
         mains = [name for name in tops if name not in placed] or placed
         options = replace(options, table=mains[0] if len(mains) == 1 else "")
     if options.table not in tables:
-        return options  # none or several, which `load` complains of
+        return options  # none or several, which `read_collection` complains of
     table = tables[options.table]
     boxes = options.table if options.table in placed else placed[0] if len(placed) == 1 else ""
     chosen = {key: _called(table, KNOWN[key]) for key in ("file", "group", "split", "mask")}

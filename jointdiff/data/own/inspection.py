@@ -18,15 +18,8 @@ from jointdiff.config import ConfigError, load_experiment
 from jointdiff.data.duplicates import distinct_near_pairs, thumbnail
 from jointdiff.data.images import decode_mask, open_picture
 from jointdiff.data.own.guess import guess
-from jointdiff.data.own.tables import (
-    Collection,
-    Options,
-    Problem,
-    Problems,
-    Row,
-    Severity,
-    load,
-)
+from jointdiff.data.own.problems import Problem, Problems, Severity
+from jointdiff.data.own.tables import Collection, Options, Row, read_collection
 from jointdiff.data.source import DataError, NearDuplicates, describe
 from jointdiff.progress import Progress
 
@@ -124,7 +117,7 @@ def inspect(data: Options | Path | str, *, images: int | None = None) -> Report:
     try:
         if not isinstance(data, Options):
             options = guess(Path(data))
-        collection = load(options)
+        collection = read_collection(options)
     except (ConfigError, DataError) as error:
         return Report(options, (Problem("error", str(error), "", ()),))
     problems = collection.problems

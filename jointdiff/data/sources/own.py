@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from jointdiff.data.images import decode_image, decode_mask
-from jointdiff.data.own.tables import Collection, Options, Row, load
+from jointdiff.data.own.tables import Collection, Options, Row, read_collection
 from jointdiff.data.source import (
     Augmentations,
     DataError,
@@ -39,7 +39,7 @@ def describe(**options: Any) -> Source:
         ConfigError: an option names what is not there.
         DataError: the table cannot be read or has a mistake.
     """
-    collection = load(Options(**options)).require()
+    collection = read_collection(Options(**options)).require()
     given = collection.options
     caveats = []
     if not given.group:
@@ -61,30 +61,7 @@ def describe(**options: Any) -> Source:
     )
 
 
-def read(
-    raw: Path | None = None,
-    *,
-    size: int,
-    path: str = "",
-    table: str = "",
-    file: str = "path",
-    labels: tuple[str, ...] = (),
-    classes: tuple[str, ...] = (),
-    task: str = "auto",
-    group: str = "",
-    split: str = "",
-    mask: str = "",
-    boxes: str = "",
-    channels: int = 1,
-    window: str = "auto",
-    resize: str = "pad",
-    horizontal_flip: bool = False,
-    vertical_flip: bool = False,
-    join_near_duplicates: bool = False,
-    title: str = "",
-    licence: str = "not stated",
-    cite: str = "unpublished",
-) -> Iterator[Loadable]:
+def read(raw: Path | None = None, *, size: int, **options: Any) -> Iterator[Loadable]:
     """Yield for each row of the table a function that loads its image, masks and boxes.
 
     The options are those of ``jointdiff.data.own.tables.Options``, where each is explained.
@@ -93,8 +70,7 @@ def read(
         ConfigError: an option names what is not there.
         DataError: the table has a mistake; when loaded, an image or a mask does.
     """
-    given = {key: value for key, value in locals().items() if key not in ("raw", "size")}
-    collection = load(Options(**given)).require()
+    collection = read_collection(Options(**options)).require()
     for row in collection.rows:
         yield partial(load_sample, collection, row)
 
