@@ -92,10 +92,20 @@ class DataSet(Closed):
         return f"{self.size}-{digest(self.options)[:6]}" if self.options else str(self.size)
 
 
+class Autoencoder(Closed):
+    """A first stage: trained once per data set and seed on the training images without their labels, or a loaded one."""
+
+    pretrained: str | None = None  # folder or hub id of an AutoencoderKL in diffusers' format, instead of training
+    settings: dict[str, Any] = Field(default_factory=dict)  # of jointdiff.nets.autoencoder
+    training: dict[str, Any] = Field(default_factory=dict)  # overrides of `training`
+
+
 class MethodVariant(Closed):
     """One named competitor: a method and what it changes."""
 
     method: str | None = None  # module in jointdiff.methods or baselines; the variant's own name by default
+    base: str | None = None  # another variant, whose entry this one takes over but for what it says itself
+    autoencoder: str | None = None  # key of `autoencoders`: diffusion happens in its latents
     labels: Literal["grid", "all"] = "grid"  # "all": one cell with every training label instead of the budgets
     generate: bool = False  # draw synthetic images from it
     explain: Annotated[list[Literal["counterfactual", "grad_cam", "random_map", "centre_prior"]], Distinct] = Field(
@@ -103,6 +113,8 @@ class MethodVariant(Closed):
     )  # maps of where a finding is, scored against masks and boxes
     settings: dict[str, Any] = Field(default_factory=dict)  # the method's own Settings
     training: dict[str, Any] = Field(default_factory=dict)  # overrides of `training` for this method
+    generation: dict[str, Any] = Field(default_factory=dict)  # overrides of `generation`
+    explanation: dict[str, Any] = Field(default_factory=dict)  # overrides of `explanation`
 
 
 class Generation(Closed):
@@ -111,7 +123,8 @@ class Generation(Closed):
     images: int = Field(128, ge=1)  # per cell
     steps: int = Field(25, ge=1, le=1000)  # network evaluations of the sampler per image
     sampler: Literal["ddim", "dpm++"] = "ddim"
-    guidance: float = Field(1.0, ge=0)  # alpha of the representation guidance; 0 samples unconditionally
+    guidance: float = Field(1.0, ge=0)  # strength of the labels; 0 samples unconditionally
+    labels: Literal["each", "pseudo"] = "each"  # each label in turn, or what the model says of unlabelled images
     batch_size: int = Field(64, ge=1)
 
 
@@ -119,11 +132,26 @@ class Explanation(Closed):
     """How findings are removed and where the change is looked for."""
 
     images_per_finding: int = Field(32, ge=1)  # test images with the finding and a region, at most
-    noise_level: int = Field(300, ge=1, lt=1000)  # T_c: step of 1000 to which an image is noised
-    steps: int = Field(12, ge=1)  # reverse steps from there
-    guidance: float = Field(3.0, ge=0)  # s: strength of the classifier gradient
+    noise_level: int = Field(300, ge=1, le=1000)  # T_c: step of 1000 to which an image is noised
+    steps: int = Field(6, ge=1)  # reverse steps from there
+    guidance: float = Field(3.0, ge=0)  # strength of the edit: s of a gradient, w of classifier-free guidance
+    guide: Literal["image", "representation"] = "image"  # what a gradient moves: z_t, or the encoder's maps
+    start: Literal["noise", "inversion"] = "noise"  # added noise, or DDIM run backwards from the image
     noises: int = Field(1, ge=1)  # noise draws averaged per image
+    proximity: float = Field(0.0, ge=0)  # weight of the distance to the image beside the classifier's gradient
+    keep: float = Field(1.0, gt=0, le=1)  # share of the pixels that an edit may change, the most changed ones
     batch_size: int = Field(32, ge=1)
+
+
+class Voting(Closed):
+    """How a diffusion classifier decides: in trials, each of one noise and one noise level for all classes."""
+
+    trials: int = Field(501, ge=1)  # N, at most
+    rule: Literal["majority", "mean"] = "majority"  # of the trials' winners, or the least mean error
+    stop: bool = False  # hold no trial of classes that are beaten; otherwise every error is kept, for every rule
+    error: float = Field(0.05, ge=0, lt=1)  # at most this chance that stopping early misses the winner of all trials
+    block: int = Field(8, ge=1)  # trials between two looks at what is decided
+    batch_size: int = Field(512, ge=1)  # network calls at once; changes no answer
 
 
 class Evaluation(Closed):
@@ -151,33 +179,57 @@ class Experiment(Closed):
     mirror: str | None = None  # folder or URL asked before the publishers; JOINTDIFF_MIRROR overrides it
     datasets: dict[str, DataSet] = Field(min_length=1)
     methods: dict[str, MethodVariant] = Field(min_length=1)
+    autoencoders: dict[str, Autoencoder] = Field(default_factory=dict)
     training: Training = Field(default_factory=Training)
     generation: Generation = Field(default_factory=Generation)
     explanation: Explanation = Field(default_factory=Explanation)
+    voting: Voting = Field(default_factory=Voting)
     evaluation: Evaluation = Field(default_factory=Evaluation)
     tracking: Tracking = Field(default_factory=Tracking)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _inherit(cls, content: Any) -> Any:
+        """Give every variant with a ``base`` what that says and the variant does not."""
+        methods = content.get("methods") if isinstance(content, dict) else None
+        if not isinstance(methods, dict):
+            return content
+        return {**content, "methods": {name: _inherited(name, methods) for name in methods}}
+
     @model_validator(mode="after")
     def _consistent(self) -> Experiment:
-        entries: dict[str, Mapping[str, DataSet | MethodVariant]] = {"datasets": self.datasets, "methods": self.methods}
-        for section, named in entries.items():
+        entries: dict[str, Mapping[str, DataSet | MethodVariant | Autoencoder]] = {
+            "datasets": self.datasets,
+            "methods": self.methods,
+            "autoencoders": self.autoencoders,
+        }
+        sections: dict[str, Closed] = {
+            "training": self.training,
+            "generation": self.generation,
+            "explanation": self.explanation,
+        }
+        for kind, named in entries.items():
             for name, entry in named.items():
                 if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_]*", name):
-                    raise ConfigError(f"{section}: {name!r} must be letters, digits and underscores")
-                try:
-                    Training.model_validate({**self.training.model_dump(), **entry.training})
-                except ValidationError as error:
-                    raise ConfigError(_explain(error, Training, f"{section}.{name}.training.")) from None
+                    raise ConfigError(f"{kind}: {name!r} must be letters, digits and underscores")
+                for section, general in sections.items():
+                    _override(general, getattr(entry, section, {}), f"{kind}.{name}.{section}.")
         for name, data in self.datasets.items():
             for budget in data.labels:
                 if budget.startswith("list-"):
                     listed = budget.removeprefix("list-")
                     _known(listed, data.lists, f"datasets.{name}.labels: {listed!r} is no key of datasets.{name}.lists")
-        if self.explanation.steps > self.explanation.noise_level:
-            raise ConfigError(
-                f"explanation.steps: {self.explanation.steps} reverse steps do not fit below noise_level "
-                f"{self.explanation.noise_level}; lower the one or raise the other"
-            )
+        for name, variant in self.methods.items():
+            how = self.explanation_of(name)
+            if how.steps > how.noise_level:
+                key = f"methods.{name}.explanation" if variant.explanation else "explanation"
+                raise ConfigError(
+                    f"{key}.steps: {how.steps} reverse steps do not fit below noise_level {how.noise_level}; "
+                    "lower the one or raise the other"
+                )
+            if variant.autoencoder is not None:
+                where = f"methods.{name}.autoencoder: {variant.autoencoder!r} is no key of autoencoders"
+                _known(variant.autoencoder, self.autoencoders, where)
         extractor = self.methods.get(self.evaluation.extractor)
         if self.needs_extractor and (extractor is None or extractor.labels != "all"):
             raise ConfigError(
@@ -190,6 +242,14 @@ class Experiment(Closed):
     def needs_extractor(self) -> bool:
         """Say whether any cell is scored with the features or the judgement of another classifier."""
         return any(m.generate or "counterfactual" in m.explain for m in self.methods.values())
+
+    def generation_of(self, method: str) -> Generation:
+        """Return how a variant's images are drawn."""
+        return Generation.model_validate({**self.generation.model_dump(), **self.methods[method].generation})
+
+    def explanation_of(self, method: str) -> Explanation:
+        """Return how a variant's findings are removed."""
+        return Explanation.model_validate({**self.explanation.model_dump(), **self.methods[method].explanation})
 
     def cells(self) -> list[tuple[str, str, str, int]]:
         """List (dataset, labels, method, seed) for every training of the grid."""
@@ -205,6 +265,7 @@ class Experiment(Closed):
         """Return everything one training depends on, overrides resolved."""
         data, variant = self.datasets[dataset], self.methods[method]
         training = {**self.training.model_dump(), **data.training, **variant.training}
+        first = variant.autoencoder
         return RunSpec(
             experiment=self.name,
             dataset=dataset,
@@ -218,10 +279,42 @@ class Experiment(Closed):
             listed=list_digest(data.lists[labels.removeprefix("list-")]) if labels.startswith("list-") else None,
             variant=method,
             method=variant.method or method,
+            autoencoder=self.first_stage(dataset, first, seed) if first is not None else None,
             seed=seed,
             settings=variant.settings,
             training=Training.model_validate(training),
         )
+
+    def first_stage(self, dataset: str, autoencoder: str, seed: int) -> FirstStage:
+        """Return everything one autoencoder depends on, but for the images."""
+        entry = self.autoencoders[autoencoder]
+        training = {**self.training.model_dump(), **self.datasets[dataset].training, **entry.training}
+        return FirstStage(
+            name=autoencoder,
+            seed=seed,
+            pretrained=entry.pretrained,
+            settings=entry.settings,
+            training=Training.model_validate(training),
+        )
+
+
+class FirstStage(Closed):
+    """One autoencoder: everything its training depends on, but for the images."""
+
+    name: str
+    seed: int
+    pretrained: str | None
+    settings: dict[str, Any]
+    training: Training
+
+    @property
+    def digest(self) -> str:
+        """Identify what is trained."""
+        return digest(self.model_dump(mode="json", exclude={"name": True, "training": QUIET}))  # type: ignore[arg-type]
+
+
+# The device and how often we log or save change neither the weights nor the scores beyond rounding.
+QUIET = {"device", "log_every", "checkpoint_seconds"}
 
 
 class RunSpec(Closed):
@@ -239,6 +332,7 @@ class RunSpec(Closed):
     listed: str | None = None  # digest of the file that a budget "list NAME" stands for
     variant: str
     method: str
+    autoencoder: FirstStage | None = None  # in whose latents the method works
     seed: int
     settings: dict[str, Any]
     training: Training
@@ -246,9 +340,39 @@ class RunSpec(Closed):
     @property
     def digest(self) -> str:
         """Identify what is trained: 16 hex digits over every field that changes the weights."""
-        # The device and how often we log or save change neither the weights nor the scores beyond rounding.
-        quiet = {"training": {"device", "log_every", "checkpoint_seconds"}, "experiment": True}
-        return digest(self.model_dump(mode="json", exclude=quiet))  # type: ignore[arg-type]
+        quiet: dict[str, Any] = {"training": QUIET, "experiment": True, "autoencoder": {"training": QUIET}}
+        return digest(self.model_dump(mode="json", exclude=quiet))
+
+
+def _inherited(name: str, methods: Mapping[str, Any], heirs: tuple[str, ...] = ()) -> Any:
+    """Return the entry of a variant with what its bases say."""
+    entry = methods[name]
+    if not isinstance(entry, dict) or entry.get("base") is None:
+        return entry
+    base = entry["base"]
+    _known(base, methods, f"methods.{name}.base: {base!r} is no key of methods")
+    if base in (*heirs, name):
+        raise ConfigError(f"methods.{name}.base: {' -> '.join([*heirs, name, base])} is a circle")
+    inherited = _inherited(base, methods, (*heirs, name))
+    if not isinstance(inherited, dict):
+        return entry
+    merged = {"method": base, **inherited, **entry}
+    for section in ("settings", "training", "generation", "explanation"):
+        if isinstance(inherited.get(section), dict) and isinstance(entry.get(section), dict):
+            merged[section] = {**inherited[section], **entry[section]}
+    return merged
+
+
+def _override(general: Closed, changes: Mapping[str, Any], prefix: str) -> None:
+    try:
+        type(general).model_validate({**general.model_dump(), **changes})
+    except ValidationError as error:
+        raise ConfigError(_explain(error, type(general), prefix)) from None
+
+
+def abilities(method: str) -> frozenset[str]:
+    """Return what a built-in method can do: generate, counterfactual, grad_cam, vote, latents."""
+    return frozenset(_declared_methods().get(method, {}).get("x-can", ()))
 
 
 def digest(value: Any) -> str:
@@ -314,6 +438,9 @@ def _check_names(experiment: Experiment) -> None:
         for listed, path in data.lists.items():
             if not Path(path).is_file():
                 raise ConfigError(f"{key}.lists.{listed}: there is no file {path}; it should hold one sample id a line")
+    for name, first in experiment.autoencoders.items():
+        if "autoencoder" in _declared():
+            _check_settings(first.settings, _declared()["autoencoder"], f"autoencoders.{name}.settings.")
     for name, variant in experiment.methods.items():
         method, key = variant.method or name, f"methods.{name}"
         _known(method, methods(), f"{key}{'.method' if variant.method else ''}: unknown method {method!r}")
@@ -321,6 +448,8 @@ def _check_names(experiment: Experiment) -> None:
         if declared is None:
             continue  # a method of the user's own: its settings are checked when it is built
         _check_settings(variant.settings, declared, f"{key}.settings.")
+        if variant.autoencoder is not None and "latents" not in declared["x-can"]:
+            raise ConfigError(f"{key}.autoencoder: {method} works on images; remove this key")
         for ability in [*(["generate"] if variant.generate else []), *variant.explain]:
             if ability in ("generate", "counterfactual", "grad_cam") and ability not in declared["x-can"]:
                 verb = "draw images" if ability == "generate" else f"explain by {ability}"
@@ -330,9 +459,14 @@ def _check_names(experiment: Experiment) -> None:
 
 
 @cache
+def _declared() -> dict[str, Any]:
+    """Return what the schema says of methods and autoencoders; empty where the file is not installed."""
+    return json.loads(SCHEMA.read_text(encoding="utf-8"))["$defs"] if SCHEMA.is_file() else {}
+
+
 def _declared_methods() -> dict[str, Any]:
-    """Map every built-in method to the schema of its settings; empty where the file is not installed."""
-    return json.loads(SCHEMA.read_text(encoding="utf-8"))["$defs"]["methods"] if SCHEMA.is_file() else {}
+    """Map every built-in method to the schema of its settings."""
+    return _declared().get("methods", {})
 
 
 def _check_settings(settings: Mapping[str, Any], schema: dict[str, Any], prefix: str) -> None:
@@ -391,22 +525,28 @@ def _keys_at(model: type[BaseModel], location: Iterable[int | str]) -> list[str]
 
 def config_schema() -> dict[str, Any]:
     """Build the JSON Schema of a configuration, with the settings of every built-in method. Imports torch."""
-    from jointdiff.method import Explainer, Generator, HasFeatures
+    from jointdiff.method import Explainer, Generator, HasFeatures, Voter
+    from jointdiff.nets.autoencoder import KLAutoencoder
     from jointdiff.registry import load_method, methods
 
-    abilities = {"generate": Generator, "counterfactual": Explainer, "grad_cam": HasFeatures}
+    contracts = {"generate": Generator, "counterfactual": Explainer, "grad_cam": HasFeatures, "vote": Voter}
     declared = {}
     for name in methods():
         method = load_method(name)
-        declared[name] = method.Settings.model_json_schema() | {
-            "x-can": [ability for ability, contract in abilities.items() if issubclass(method, contract)]
-        }
+        can = [ability for ability, contract in contracts.items() if issubclass(method, contract)]
+        if method.works_in_latents:
+            can.append("latents")
+        declared[name] = method.Settings.model_json_schema() | {"x-can": can}
     schema = Experiment.model_json_schema()
     schema["properties"]["pathvars"] = {"type": "object", "description": "Folders that Snakemake puts elsewhere"}
     schema["$defs"]["methods"] = declared
-    overrides = {**schema["$defs"]["Training"], "description": "What differs from the experiment's training"}
-    for entry in ("DataSet", "MethodVariant"):
-        schema["$defs"][entry]["properties"]["training"] = overrides
+    schema["$defs"]["autoencoder"] = KLAutoencoder.Settings.model_json_schema()
+    for entry in ("DataSet", "MethodVariant", "Autoencoder"):
+        properties = schema["$defs"][entry]["properties"]
+        for section in {"training", "generation", "explanation"} & set(properties):
+            what = f"What differs from the experiment's {section}"
+            properties[section] = {**schema["$defs"][section.capitalize()], "description": what}
+    schema["$defs"]["Autoencoder"]["properties"]["settings"] = {"$ref": "#/$defs/autoencoder"}
     # A variant's settings are those of the method it names, or of the method whose name it bears.
     variant = schema["$defs"]["MethodVariant"]
     variant["allOf"] = [

@@ -12,16 +12,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from jointdiff.config import ConfigError, Explanation, Generation
+from jointdiff.config import ConfigError, Explanation, Generation, Voting
+from jointdiff.data.source import DataInfo
 from jointdiff.data.store import Store, open_store
 from jointdiff.devices import pick_device
+from jointdiff.evaluate.voting import Votes, fixed, replay, write_votes
 from jointdiff.explain.saliency import centre_prior, change_map, grad_cam, random_map
 from jointdiff.files import atomic_path
-from jointdiff.method import Explainer, Generator, HasFeatures, Method, to_bytes, to_unit_range
+from jointdiff.method import Explainer, Generator, HasFeatures, Method, Voter, to_bytes, to_unit_range
 from jointdiff.models import load_model
 from jointdiff.pictures import save_grid, save_strips
 from jointdiff.progress import Progress
 from jointdiff.seeding import derive, rng
+from jointdiff.trials import hold_trials
 
 
 def classify(
@@ -34,17 +37,82 @@ def classify(
     device: str = "auto",
 ) -> None:
     """Write the probabilities of every validation and test image to a Parquet table."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     data, target = open_store(store), pick_device(device)
     method = load_model(model).to(target)
-    roles = data.split_rows(split)
-    role = np.repeat(["validation", "test"], [len(roles["validation"]), len(roles["test"])])
-    rows = np.concatenate([roles["validation"], roles["test"]])
+    rows, role = _judged(data, split)
     started = time.perf_counter()
     scores = answers(method.predict, data.images, rows, batch_size=batch_size, device=target)
     cost = {"ms_per_image": 1000.0 * (time.perf_counter() - started) / len(rows), "calls_per_image": 1.0}
+    _write_predictions(out, data, rows, role, scores, cost)
+
+
+def classify_by_votes(
+    model: Path | str,
+    *,
+    store: Path | str,
+    split: Path | str,
+    out: Path | str,
+    votes: Path | str,
+    seed: int,
+    voting: Voting,
+    batch_size: int = 256,
+    device: str = "auto",
+) -> None:
+    """Let a diffusion classifier vote on every validation and test image; keep every trial beside the probabilities.
+
+    Raises:
+        ConfigError: the model is no diffusion classifier.
+    """
+    data, target = open_store(store), pick_device(device)
+    method = load_model(model).to(target)
+    if not isinstance(method, Voter):
+        raise ConfigError(f"{model}: {type(method).__name__} holds no trials; only diffusion classifiers vote")
+    rows, role = _judged(data, split)
+    seeds = np.array([derive(seed, "votes", str(data.sample_ids[row])) for row in rows])
+    ballots, started = [], time.perf_counter()
+    with Progress("trials", total=len(rows) * voting.trials, unit="trials") as progress:
+        batches = image_batches(data.images, rows, batch_size=batch_size, device=target)
+        for part, images in zip(np.split(seeds, range(batch_size, len(rows), batch_size)), batches, strict=True):
+            ballots.append(hold_trials(method, images, part, voting=voting, progress=progress))
+    steps, errors = (np.concatenate([getattr(ballot, name) for ballot in ballots]) for name in ("steps", "errors"))
+    cost = {
+        "ms_per_image": 1000.0 * (time.perf_counter() - started) / len(rows),
+        "calls_per_image": float(np.mean(np.concatenate([ballot.calls for ballot in ballots]))),
+    }
+    contests, kind = method.task.contests, data.info.labels.kind
+    if voting.stop:
+        answer = replay(
+            errors, contests, kind=kind, trials=voting.trials, error=voting.error, block=voting.block
+        )
+    else:
+        answer = fixed(errors, contests, kind=kind, rule=voting.rule, trials=voting.trials)
+    _write_predictions(out, data, rows, role, answer.probabilities, cost)
+    record = Votes(
+        sample_ids=data.sample_ids[rows],
+        role=role,
+        steps=steps,
+        errors=errors,
+        conditions=method.task.condition_names,
+        contests=contests,
+        kind=kind,
+        names=data.info.labels.names,
+        cost=cost,
+    )
+    write_votes(votes, record)
+
+
+def _judged(data: Store, split: Path | str) -> tuple[np.ndarray, np.ndarray]:
+    """Return the rows and roles of the images that a model is judged on: validation, then test."""
+    roles = data.split_rows(split)
+    judged = ["validation", "test"]
+    return np.concatenate([roles[role] for role in judged]), np.repeat(judged, [len(roles[role]) for role in judged])
+
+
+def _write_predictions(
+    out: Path | str, data: Store, rows: np.ndarray, role: np.ndarray, scores: np.ndarray, cost: dict[str, float]
+) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
 
     names = data.info.labels.names
     columns: dict[str, Any] = {"sample_id": data.sample_ids[rows], "group": data.groups[rows], "role": role}
@@ -91,19 +159,27 @@ def generate(
     picture: Path | str,
     seed: int,
     settings: Generation,
+    store: Path | str | None = None,
+    split: Path | str | None = None,
     device: str = "auto",
 ) -> None:
     """Draw images for every class or finding in turn and write them with a grid to look at.
 
+    With ``settings.labels`` pseudo, what the model says of the unlabelled images of a split is asked for instead. The
+    labels asked for and the model's own answers about the images drawn (pseudo-labels) are stored with them.
+
     Raises:
-        ConfigError: the model cannot generate.
+        ConfigError: the model cannot generate, or pseudo-labels are asked for without images to take them from.
     """
     target = pick_device(device)
     method = load_model(model).to(target)
     info = method.data
     if not isinstance(method, Generator):
         raise ConfigError(f"methods: {type(method).__name__} draws no images; set generate: false for it")
-    labels = wanted_labels(info.labels.kind, settings.images, len(info.labels.names))
+    if settings.labels == "each":
+        labels = wanted_labels(info.labels.kind, settings.images, len(info.labels.names))
+    else:
+        labels = _pseudo_labels(method, store, split, count=settings.images, seed=seed, device=target)
     seeds = np.array([derive(seed, "generate", i) for i in range(settings.images)], dtype=np.int64)
     drawn, started = [], time.perf_counter()
     with Progress("generate", total=settings.images, unit="images") as progress:
@@ -120,18 +196,65 @@ def generate(
             progress.advance(len(batch))
     cost = {
         "ms_per_sample": 1000.0 * (time.perf_counter() - started) / settings.images,
-        "calls_per_sample": settings.steps,
+        "calls_per_sample": settings.steps * method.calls_per_step(settings.guidance),
     }
-    protocol = {"sampler": settings.sampler, "steps": settings.steps, "guidance": settings.guidance}
+    protocol = {key: getattr(settings, key) for key in ("sampler", "steps", "guidance", "labels")}
     images = np.concatenate(drawn)
+    said = answers(method.predict, images, np.arange(len(images)), batch_size=settings.batch_size, device=target)
     with atomic_path(out) as aside:
-        np.savez(aside, images=images, labels=labels, seeds=seeds, protocol=json.dumps(protocol), cost=json.dumps(cost))
+        np.savez(
+            aside,
+            images=images,
+            labels=labels,
+            predicted=said,
+            seeds=seeds,
+            protocol=json.dumps(protocol),
+            cost=json.dumps(cost),
+        )
+    _draw_grid(images, labels, info, Path(picture), settings)
 
-    rows = [*info.labels.names] if info.labels.kind == "one_of_k" else ["none", *info.labels.names]
-    per_row = min(10, settings.images // len(rows))
-    order = [row + len(rows) * i for row in range(len(rows)) for i in range(per_row)]
+
+def _pseudo_labels(
+    method: Method,
+    store: Path | str | None,
+    split: Path | str | None,
+    *,
+    count: int,
+    seed: int,
+    device: torch.device,
+) -> np.ndarray:
+    """Return what a model says of ``count`` unlabelled images, as hard labels (count, K)."""
+    if store is None or split is None:
+        raise ConfigError("generation.labels: 'pseudo' needs a data set whose unlabelled images it can ask about")
+    data = open_store(store)
+    roles = data.split_rows(split)
+    pool = roles["unlabelled"] if len(roles["unlabelled"]) else roles["labelled"]
+    chosen = rng(seed, "pseudo-labels").choice(pool, size=count, replace=count > len(pool))
+    with torch.no_grad():
+        asked = image_batches(data.images, chosen, batch_size=256, device=device)
+        said = torch.cat([method.predict(images) for images in asked])
+    # Rounded probabilities are hard labels; of classes exactly one is the greatest.
+    if data.info.labels.kind == "one_of_k":
+        return torch.nn.functional.one_hot(said.argmax(1), said.shape[1]).float().cpu().numpy()
+    return said.round().float().cpu().numpy()
+
+
+def _draw_grid(images: np.ndarray, labels: np.ndarray, info: DataInfo, path: Path, settings: Generation) -> None:
+    """Draw up to ten images a row; a row is a class, or no finding, each finding alone, and several."""
+    names = list(info.labels.names)
+    if info.labels.kind == "one_of_k":
+        row_of, rows = labels.argmax(axis=1), names
+    else:
+        several = labels.sum(axis=1) > 1
+        row_of = np.where(several, len(names) + 1, (labels > 0).any(axis=1) * (1 + labels.argmax(axis=1)))
+        rows = ["none", *names, "several"]
+    members = [np.flatnonzero(row_of == row)[:10] for row in range(len(rows))]
+    shown = [(name, member) for name, member in zip(rows, members, strict=True) if len(member)]
+    per_row = max(len(member) for _, member in shown)
+    blank = np.full_like(images[0], 255)
+    grid = [images[member[i]] if i < len(member) else blank for _, member in shown for i in range(per_row)]
     title = f"{info.title}: {settings.sampler}, {settings.steps} steps, guidance {settings.guidance:g}"
-    save_grid(images[order], Path(picture), rows=rows, per_row=per_row, title=title)
+    save_grid(np.stack(grid), path, rows=[name for name, _ in shown], per_row=per_row, title=title)
 
 
 def explain(
@@ -186,7 +309,7 @@ def explain(
     if "counterfactual" in explainers:
         edits, cost = _counterfactuals(method, umpire, data, rows, findings, seeds, settings, target)
         found |= edits
-        protocol |= {k: getattr(settings, k) for k in ("noise_level", "steps", "guidance", "noises")}
+        protocol |= settings.model_dump(exclude={"images_per_finding", "batch_size"})
     with atomic_path(out) as aside:
         np.savez(aside, allow_pickle=False, **found, protocol=json.dumps(protocol), cost=json.dumps(cost))
     _draw(found, names, Path(picture), title=f"{data.info.title}: {', '.join(explainers).replace('_', ' ')}")
@@ -244,7 +367,8 @@ def _counterfactuals(
     size, channels, outputs = data.info.size, data.info.channels, len(data.info.labels.names)
     count = len(rows)
     found = {
-        name: np.zeros((count, size, size), np.float32) for name in ("map:counterfactual", "map:counterfactual_control")
+        name: np.zeros((count, size, size), np.float32)
+        for name in ("map:counterfactual", "map:counterfactual_control", "spread")
     }
     found |= {name: np.zeros((count, size, size, channels), np.uint8) for name in ("counterfactual", "control")}
     found |= {name: np.zeros((count, outputs), np.float32) for name in ("before", "after")}
@@ -257,23 +381,13 @@ def _counterfactuals(
     with Progress("counterfactuals", total=count, unit="images") as progress:
         for part, images in _by_finding(data, rows, findings, settings.batch_size, device):
             finding = int(findings[part[0]])
-            # Averaging over noises stacks them in the batch: one pass over the network for all.
-            repeated = images.repeat(settings.noises, 1, 1, 1)
-            noise_seeds = [derive(int(s), "noise", i) for i in range(settings.noises) for s in seeds[part]]
             answer = method.counterfactual(
-                repeated,
-                finding,
-                0.0,
-                torch.tensor(noise_seeds, device=device),
-                noise_level=settings.noise_level,
-                steps=settings.steps,
-                guidance=settings.guidance,
+                images, finding, 0.0, torch.from_numpy(seeds[part]).to(device), how=settings
             )
-            calls = answer.calls * settings.noises
-            edited = answer.images.view(settings.noises, *images.shape).mean(dim=0)
-            control = answer.control.view(settings.noises, *images.shape).mean(dim=0)
+            calls, edited, control = answer.calls, answer.images, answer.control
             found["map:counterfactual"][part] = change_map(edited, images).cpu().numpy()
             found["map:counterfactual_control"][part] = change_map(edited, control).cpu().numpy()
+            found["spread"][part] = answer.spread.cpu().numpy()
             for name, values in {"counterfactual": edited, "control": control}.items():
                 found[name][part] = to_bytes(values).permute(0, 2, 3, 1).cpu().numpy()
             with torch.no_grad():
@@ -298,6 +412,7 @@ def _draw(found: dict[str, np.ndarray], names: Sequence[str], path: Path, *, tit
         "control": "control",
         "map:counterfactual": "change",
         "map:counterfactual_control": "change less control",
+        "spread": "spread over noises",
         "map:grad_cam": "Grad-CAM",
         "map:random_map": "random map",
         "map:centre_prior": "centre prior",

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self, runtime_checkable
 
+import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
+from jointdiff.nets.codecs import Codec, Identity
 from jointdiff.task import Task, task_for
 
 if TYPE_CHECKING:
+    from jointdiff.config import Explanation
     from jointdiff.data.augment import Views
     from jointdiff.data.source import DataInfo
 
@@ -37,9 +42,9 @@ class MethodSettings(BaseModel):
 class Batch:
     """What one step sees, already on the device."""
 
-    labelled: Tensor  # (B, C, H, W) in [-1, 1]
+    labelled: Tensor  # (B, C, H, W) in [-1, 1], or latents
     labels: Tensor  # (B, K) in {0, 1}; one-hot for one-of-K
-    unlabelled: Tensor  # (ratio * B, C, H, W) in [-1, 1]
+    unlabelled: Tensor  # (ratio * B, C, H, W), likewise
     step: int  # optimiser steps done before this one
     steps: int  # optimiser steps in all
 
@@ -49,11 +54,11 @@ class Batch:
         return self.step / max(self.steps, 1)
 
 
-class Method(nn.Module, ABC):
-    """A competitor: named losses to train on and probabilities to be judged by.
+class Trainable(nn.Module, ABC):
+    """What the training loop trains: named losses, and a number by which to choose among weights.
 
     A subclass declares ``Settings`` and builds its networks in ``__init__``. The loop owns devices, precision,
-    the optimiser, averaged weights, checkpoints and logging; a method never sees them.
+    the optimiser, averaged weights, checkpoints and logging; what it trains never sees them.
     """
 
     Settings: ClassVar[type[MethodSettings]] = MethodSettings
@@ -62,23 +67,81 @@ class Method(nn.Module, ABC):
         super().__init__()
         self.data = data
         self.settings = settings
-        self.task: Task = task_for(data.labels)
 
     @abstractmethod
-    def losses(self, batch: Batch, views: Views, averaged: Method) -> Losses:
+    def losses(self, batch: Batch, views: Views, averaged: Any) -> Losses:
         """Return scalar terms whose sum is minimised.
 
-        ``views`` augments images as the data set allows; ``averaged`` is the moving average of this method
+        ``views`` augments images as the data set allows; ``averaged`` is the moving average of this object
         (evaluation mode, no gradients), which is the teacher of teacher-student methods.
         """
+
+    @abstractmethod
+    def validate(self, batches: Iterable[Tensor], labels: np.ndarray) -> dict[str, float]:
+        """Return what batches of held-out images with labels (N, K) show; the greatest first value wins."""
+
+    def learning_rates(self) -> dict[str, float]:
+        """Name the parts (attributes) that learn at another rate than the settings say."""
+        return {}
+
+    def forward(self, batch: Batch, views: Views, averaged: Any) -> Losses:
+        """Return the losses (so that a data-parallel wrapper sees the training step)."""
+        return self.losses(batch, views, averaged)
+
+
+class Method(Trainable):
+    """A competitor: named losses to train on and probabilities to be judged by.
+
+    One that can work in the latents of an autoencoder says so and takes two more arguments: the codec, and the folder
+    that its weights are about to come from. The loop then hands it latents that were computed once, all others images.
+    """
+
+    works_in_latents: ClassVar[bool] = False
+
+    def __init__(self, data: DataInfo, settings: MethodSettings) -> None:
+        super().__init__(data, settings)
+        self.task: Task = task_for(data.labels)
+        self.codec: Codec = Identity(data)
+
+    @classmethod
+    def build(
+        cls, data: DataInfo, settings: dict[str, Any], codec: Codec | None = None, saved: Path | None = None
+    ) -> Self:
+        """Return a new one; ``saved`` is the folder that its weights are about to come from, if there is one.
+
+        Raises:
+            ValueError: settings are unknown or do not fit, or it cannot work in latents.
+        """
+        checked = cls.Settings.model_validate(settings)
+        if cls.works_in_latents:
+            return cls(data, checked, codec, saved)  # type: ignore[call-arg]
+        if codec is not None:
+            raise ValueError(f"{cls.__name__} works on images: remove `autoencoder` from its entry")
+        return cls(data, checked)
 
     @abstractmethod
     def predict(self, images: Tensor) -> Tensor:
         """Return probabilities (N, K) in [0, 1] for images (N, C, H, W) in [-1, 1]; gradients may flow."""
 
+    def predict_codes(self, codes: Tensor) -> Tensor:
+        """Return probabilities (N, K) for what the training loop hands over: images, or latents where it has some."""
+        return self.predict(codes)
+
+    def validate(self, batches: Iterable[Tensor], labels: np.ndarray) -> dict[str, float]:
+        """Return the macro AUROC, 0.5 where no finding can be ranked."""
+        from jointdiff.training.selection import macro_auroc
+
+        probabilities = torch.cat([self.predict_codes(batch) for batch in batches]).float().cpu().numpy()
+        auroc = macro_auroc(probabilities, labels)
+        return {"auroc": auroc if math.isfinite(auroc) else 0.5}
+
     def diffusers_parts(self) -> dict[str, SavedPart]:
         """Name the parts that get a folder of their own in a saved model, in the layout of diffusers."""
         return {}
+
+    def pipeline(self) -> dict[str, Any] | None:
+        """Return the model_index.json with which a pipeline of diffusers reads the saved model, if one does."""
+        return None
 
     @classmethod
     def from_pretrained(cls, folder: Path | str) -> Method:
@@ -87,10 +150,6 @@ class Method(nn.Module, ABC):
 
         return load_model(folder)
 
-    def forward(self, batch: Batch, views: Views, averaged: Method) -> Losses:
-        """Return the losses (so that a data-parallel wrapper sees the training step)."""
-        return self.losses(batch, views, averaged)
-
 
 @dataclass(frozen=True)
 class Counterfactuals:
@@ -98,6 +157,7 @@ class Counterfactuals:
 
     images: Tensor
     control: Tensor
+    spread: Tensor  # (N, H, W): standard deviation of the edit over noises, as a share of the pixel range
     calls: int  # network evaluations per image
 
 
@@ -117,23 +177,28 @@ class Generator(Protocol):
         """Return images (N, C, H, W) in [-1, 1] for labels (N, K), one integer seed per image."""
         ...
 
+    def calls_per_step(self, guidance: float) -> int:
+        """Return the network evaluations of one sampling step of one image."""
+        ...
+
 
 @runtime_checkable
 class Explainer(Protocol):
     """A method that edits a finding away or in."""
 
     def counterfactual(
-        self,
-        images: Tensor,
-        finding: int,
-        target: float,
-        seeds: Tensor,
-        *,
-        noise_level: int,
-        steps: int,
-        guidance: float,
+        self, images: Tensor, finding: int, target: float, seeds: Tensor, *, how: Explanation
     ) -> Counterfactuals:
         """Return each image as it would look with ``finding`` absent (target 0) or present (target 1)."""
+        ...
+
+
+@runtime_checkable
+class Voter(Protocol):
+    """A generative classifier, which compares how well each condition explains an image."""
+
+    def trial_errors(self, codes: Tensor, steps: Tensor, noise: Tensor, conditions: Tensor) -> Tensor:
+        """Return |eps_hat - eps|^2 (M,), summed, of codes (M, c, h, w) noised at steps (M,) under conditions (M,)."""
         ...
 
 

@@ -12,23 +12,20 @@ from jointdiff.config import RunSpec
 from jointdiff.data.store import info_from_json, info_to_json
 from jointdiff.files import atomic_path, read_json
 from jointdiff.method import Method
+from jointdiff.nets.autoencoder import Autoencoder
 from jointdiff.registry import load_method
 
-# What diffusers' own pipelines need to know to read a folder that holds a U-Net and a scheduler.
-PIPELINE = {
-    "_class_name": "DDIMPipeline",
-    "scheduler": ["diffusers", "DDIMScheduler"],
-    "unet": ["diffusers", "UNet2DModel"],
-}
+AUTOENCODER = "vqvae"  # the folder of a latent model's first stage, as diffusers' LDMPipeline calls it
 
 
 def save_model(method: Method, folder: Path | str, *, run: RunSpec, results: dict[str, Any] | None = None) -> None:
     """Write a method's weights, configuration and card to a folder, whole or not at all."""
     parts = method.diffusers_parts()
+    elsewhere = tuple(f"{name}." for name in parts)
     tensors = {
         name: tensor.contiguous().cpu()
         for name, tensor in method.state_dict().items()
-        if name.split(".", 1)[0] not in parts
+        if not name.startswith(elsewhere)
     }
     config = {
         "_class_name": type(method).__name__,
@@ -43,8 +40,8 @@ def save_model(method: Method, folder: Path | str, *, run: RunSpec, results: dic
         save_file(tensors, aside / "model.safetensors", metadata={"format": "pt"})
         for name, part in parts.items():
             part.save_pretrained(aside / name)
-        if parts:
-            (aside / "model_index.json").write_text(json.dumps(PIPELINE, indent=2) + "\n", encoding="utf-8")
+        if pipeline := method.pipeline():
+            (aside / "model_index.json").write_text(json.dumps(pipeline, indent=2) + "\n", encoding="utf-8")
         (aside / "README.md").write_text(_card(method, run, results or {}), encoding="utf-8")
 
 
@@ -62,11 +59,14 @@ def load_model(folder: Path | str) -> Method:
     config = read_json(folder / "config.json")
     cls = load_method(config["method"])
     info = info_from_json(config["data"])
-    method = cls(info, cls.Settings.model_validate(config["settings"]))
+    codec = Autoencoder(folder / AUTOENCODER, info) if (folder / AUTOENCODER).is_dir() else None
+    method = cls.build(info, config["settings"], codec, folder)
     tensors = load_file(folder / "model.safetensors")
-    for name in method.diffusers_parts():
+    for name, part in method.diffusers_parts().items():
         weights = folder / name / "diffusion_pytorch_model.safetensors"
-        if weights.is_file():
+        if hasattr(part, "from_saved"):  # it has read its folder itself
+            tensors |= {f"{name}.{key}": value for key, value in part.state_dict().items()}
+        elif hasattr(method, name) and weights.is_file():
             tensors |= {f"{name}.{key}": value for key, value in load_file(weights).items()}
     try:
         method.load_state_dict(tensors)
@@ -80,11 +80,8 @@ def load_model(folder: Path | str) -> Method:
 def _card(method: Method, run: RunSpec, results: dict[str, Any]) -> str:
     data = method.data
     numbers = "\n".join(f"| {name} | {value} |" for name, value in results.items())
-    reader = (
-        "\nIts U-Net is read by diffusers as well: `DDIMPipeline.from_pretrained(FOLDER)`.\n"
-        if method.diffusers_parts()
-        else ""
-    )
+    pipeline = method.pipeline()
+    reader = f"\ndiffusers draws from it as well: `{pipeline['_class_name']}.from_pretrained(FOLDER)`.\n" if pipeline else ""
     return f"""---
 library_name: jointdiff
 tags: [{run.method}, {data.name}]

@@ -10,6 +10,7 @@ from pathlib import Path
 
 SPLIT = "<results>/{dataset}/labels-{labels}"  # one draw of roles per seed
 CELL = SPLIT + "/{method}/seed-{seed}"  # one training and everything made from it
+FIRST_STAGE = "<results>/{dataset}/autoencoders/{autoencoder}/seed-{seed}"  # one autoencoder and its latents
 TAG = "{dataset}-{labels}-{method}-{seed}"  # the same cell in the name of a log or benchmark
 
 # How each part of a path may look, so that no part swallows another.
@@ -19,6 +20,7 @@ WILDCARDS = {
     "prepared": r"[A-Za-z0-9_]+-\d+(-[0-9a-f]{6})?",
     "labels": r"all|[0-9.]+(-per-class)?|list-[A-Za-z0-9_]+",
     "method": r"[A-Za-z0-9_]+",
+    "autoencoder": r"[A-Za-z0-9_]+",
     "seed": r"\d+",
 }
 

@@ -38,6 +38,29 @@ class Task(ABC):
     def finding_loss(self, logits: Tensor, finding: int, target: float) -> Tensor:
         """Return -log p(finding is ``target``) of each case (N,), target 0 (absent) or 1 (present)."""
 
+    @property
+    @abstractmethod
+    def contests(self) -> tuple[tuple[int, ...], ...]:
+        """Return which conditions exclude each other; a conditional model is asked which of each contest fits best."""
+
+    @property
+    def conditions(self) -> int:
+        """Return how many conditions there are; the next number stands for none of them."""
+        return sum(map(len, self.contests))
+
+    @property
+    @abstractmethod
+    def condition_names(self) -> tuple[str, ...]:
+        """Return a name for each condition."""
+
+    @abstractmethod
+    def draw_conditions(self, labels: Tensor) -> Tensor:
+        """Return a condition (N,) that each of the labels fulfils, at random where there are several."""
+
+    @abstractmethod
+    def condition(self, finding: int, target: float) -> int | None:
+        """Return the condition under which ``finding`` is absent (target 0) or present (1), if there is one."""
+
 
 class OneOfK(Task):
     """Exactly one of K classes: softmax and cross-entropy."""
@@ -65,6 +88,26 @@ class OneOfK(Task):
         others = [k for k in range(self.outputs) if k != finding]
         return -log_p[:, others].logsumexp(dim=1)
 
+    @property
+    def contests(self) -> tuple[tuple[int, ...], ...]:
+        """Return one contest of all classes."""
+        return (tuple(range(self.outputs)),)
+
+    @property
+    def condition_names(self) -> tuple[str, ...]:
+        """Return the classes."""
+        return self.labels.names
+
+    def draw_conditions(self, labels: Tensor) -> Tensor:
+        """Return the class, or none where it is unknown."""
+        return torch.where(labels.isnan().any(dim=1), self.conditions, labels.nan_to_num(0.0).argmax(dim=1))
+
+    def condition(self, finding: int, target: float) -> int | None:
+        """Return the class itself; nothing says that an image is of any other class."""
+        if target >= 0.5:
+            return finding
+        return 1 - finding if self.outputs == 2 else None
+
 
 class MultiLabel(Task):
     """Any of K findings: a sigmoid and binary cross-entropy each, averaged over the known ones."""
@@ -90,6 +133,28 @@ class MultiLabel(Task):
         """Return the binary cross-entropy of one finding."""
         logit = logits[:, finding].float()
         return F.binary_cross_entropy_with_logits(logit, torch.full_like(logit, target), reduction="none")
+
+    @property
+    def contests(self) -> tuple[tuple[int, ...], ...]:
+        """Return a pair for each finding: absent (2k) and present (2k + 1)."""
+        return tuple((2 * k, 2 * k + 1) for k in range(self.outputs))
+
+    @property
+    def condition_names(self) -> tuple[str, ...]:
+        """Return each finding with its state."""
+        return tuple(f"{name}={state}" for name in self.labels.names for state in ("absent", "present"))
+
+    def draw_conditions(self, labels: Tensor) -> Tensor:
+        """Return absence or presence of one known finding, drawn for each image; none where nothing is known."""
+        known = ~labels.isnan()
+        # A floor, since multinomial refuses a row without any weight; its draw is discarded.
+        picked = torch.multinomial(known.float() + 1e-9, 1)
+        state = labels.nan_to_num(0.0).gather(1, picked).ge(0.5).long()
+        return torch.where(known.any(dim=1), (2 * picked + state)[:, 0], self.conditions)
+
+    def condition(self, finding: int, target: float) -> int | None:
+        """Return the finding's absence or presence."""
+        return 2 * finding + int(target >= 0.5)
 
 
 def task_for(labels: LabelSpec) -> Task:

@@ -5,9 +5,9 @@ import shutil
 from functools import cache
 from pathlib import Path
 
-from jointdiff.config import parse_experiment
+from jointdiff.config import abilities, parse_experiment
 from jointdiff.doctor import missing_tex
-from jointdiff.paths import CELL, SPLIT, TAG, WILDCARDS, inception_weights
+from jointdiff.paths import CELL, FIRST_STAGE, SPLIT, TAG, WILDCARDS, inception_weights
 from jointdiff.provenance import code_version
 from jointdiff.registry import describe_source, methods, sources
 
@@ -107,6 +107,17 @@ def run_spec(wildcards):
     )
 
 
+def first_stage(name):
+    """Return a function that names a file of the autoencoder in whose latents a variant works, if it does."""
+
+    def of(wildcards):
+        autoencoder = experiment.methods[wildcards.method].autoencoder
+        path = f"{FIRST_STAGE}/{name}"
+        return path.format(dataset=wildcards.dataset, autoencoder=autoencoder, seed=wildcards.seed) if autoencoder else []
+
+    return of
+
+
 def method_module(wildcards):
     """Return the module of a variant's method."""
     return methods()[experiment.methods[wildcards.method].method or wildcards.method]
@@ -115,6 +126,11 @@ def method_module(wildcards):
 def trained_code(wildcards):
     """Digest the code that decides what one training gives."""
     return code_version("jointdiff.training.loop", method_module(wildcards))
+
+
+def all_but(names):
+    """Return the pattern of every method's folder but these."""
+    return rf"(?!({'|'.join(names)})/){WILDCARDS['method']}" if names else WILDCARDS["method"]
 
 
 def of_cells(name, *, where=lambda variant: True):
@@ -130,6 +146,19 @@ def of_splits(dataset, name):
     """List a file of every split of a data set."""
     drawn = dict.fromkeys((labels, seed) for data, labels, _, seed in experiment.cells() if data == dataset)
     return [f"{SPLIT}/{name}".format(dataset=dataset, labels=labels, seed=seed) for labels, seed in drawn]
+
+
+# Diffusion classifiers, whose trials are kept.
+VOTERS = [name for name, variant in experiment.methods.items() if "vote" in abilities(variant.method or name)]
+
+
+def voted(name):
+    """List a file of every cell that is classified by votes."""
+    return [
+        f"{CELL}/{name}".format(dataset=dataset, labels=labels, method=method, seed=seed)
+        for dataset, labels, method, seed in experiment.cells()
+        if method in VOTERS
+    ]
 
 
 def generated(name):

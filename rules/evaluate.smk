@@ -21,6 +21,24 @@ rule score_classification:
         "../workflow_scripts/score_classification.py"
 
 
+rule score_votes:
+    input:
+        votes=f"{CELL}/votes.parquet",
+        predictions=f"{CELL}/predictions.parquet",
+        run=f"{CELL}/run.json",
+    output:
+        scores=f"{CELL}/scores/votes.parquet",
+    log:
+        f"<logs>/score_votes/{TAG}.log",
+    params:
+        voting=lookup("voting", within=config),
+        bootstrap=lookup("evaluation/bootstrap", within=config),
+        confidence=lookup("evaluation/confidence", within=config),
+        code_version=code_version("jointdiff.evaluate.voting"),
+    script:
+        "../workflow_scripts/score_votes.py"
+
+
 rule score_generation:
     input:
         images=f"{CELL}/generated.npz",
@@ -92,6 +110,7 @@ rule collect_scores:
     input:
         of_cells("scores/classification.parquet"),
         of_cells("scores/cost.parquet"),
+        voted("scores/votes.parquet"),
         generated("scores/generation.parquet"),
         explained("scores/localisation.parquet"),
     output:

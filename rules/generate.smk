@@ -12,6 +12,8 @@ rule classify_images:
         f"<logs>/classify_images/{TAG}.log",
     benchmark:
         f"<benchmarks>/classify_images/{TAG}.jsonl"
+    wildcard_constraints:
+        method=all_but(VOTERS),
     priority: 20
     threads: 1
     resources:
@@ -22,6 +24,35 @@ rule classify_images:
         code_version=code_version("jointdiff.inference"),
     script:
         "../workflow_scripts/classify_images.py"
+
+
+if VOTERS:
+
+    rule classify_by_votes:
+        input:
+            model=f"{CELL}/model",
+            store=store,
+            split=f"{SPLIT}/split-{{seed}}.parquet",
+        output:
+            predictions=f"{CELL}/predictions.parquet",
+            votes=f"{CELL}/votes.parquet",
+        log:
+            f"<logs>/classify_by_votes/{TAG}.log",
+        benchmark:
+            f"<benchmarks>/classify_by_votes/{TAG}.jsonl"
+        wildcard_constraints:
+            method="|".join(VOTERS),
+        priority: 60
+        threads: 1
+        resources:
+            gpu=GPU,
+        params:
+            voting=lookup("voting", within=config),
+            batch_size=lookup("evaluation/batch_size", within=config),
+            device=lookup("training/device", within=config),
+            code_version=code_version("jointdiff.inference"),
+        script:
+            "../workflow_scripts/classify_by_votes.py"
 
 
 rule generate_images:
@@ -52,7 +83,7 @@ rule generate_images:
     resources:
         gpu=GPU,
     params:
-        generation=lookup("generation", within=config),
+        generation=lambda w: experiment.generation_of(w.method).model_dump(mode="json"),
         device=lookup("training/device", within=config),
         code_version=code_version("jointdiff.inference"),
     script:
@@ -89,7 +120,7 @@ rule explain_findings:
         gpu=GPU,
     params:
         explain=lookup("methods/{method}/explain", within=config),
-        explanation=lookup("explanation", within=config),
+        explanation=lambda w: experiment.explanation_of(w.method).model_dump(mode="json"),
         device=lookup("training/device", within=config),
         code_version=code_version("jointdiff.inference"),
     script:

@@ -1,4 +1,4 @@
-"""One training per cell of the grid, all by the same loop."""
+"""First stages where methods work in latents, then one training per cell of the grid, all by the same loop."""
 
 # Whom other jobs wait for trains first, so that nothing long is left for the end.
 FIRST = [
@@ -8,10 +8,64 @@ FIRST = [
 ]
 
 
+rule train_autoencoder:
+    input:
+        store=store,
+        # Its training images are those of every budget: all but the test images.
+        split=f"{SPLIT}/split-{{seed}}.parquet".replace("{labels}", "all"),
+    output:
+        model=directory(f"{FIRST_STAGE}/model"),
+        metrics=f"{FIRST_STAGE}/metrics.jsonl",
+        run=f"{FIRST_STAGE}/autoencoder.json",
+        picture=report(
+            f"{FIRST_STAGE}/reconstructions.png",
+            caption="../docs/report/reconstructions.rst",
+            category="Are its images useful?",
+            labels={"what": "autoencoder", "data set": "{dataset}", "method": "{autoencoder}", "seed": "{seed}"},
+        ),
+    log:
+        "<logs>/train_autoencoder/{dataset}-{autoencoder}-{seed}.log",
+    benchmark:
+        "<benchmarks>/train_autoencoder/{dataset}-{autoencoder}-{seed}.jsonl"
+    priority: 150
+    threads: 1
+    resources:
+        gpu=GPU,
+    params:
+        first_stage=lambda w: experiment.first_stage(w.dataset, w.autoencoder, int(w.seed)).model_dump(mode="json"),
+        code_version=code_version("jointdiff.training.first_stage"),
+    script:
+        "../workflow_scripts/train_autoencoder.py"
+
+
+rule encode_latents:
+    input:
+        autoencoder=f"{FIRST_STAGE}/model",
+        store=store,
+    output:
+        latents=f"{FIRST_STAGE}/latents.npy",
+    log:
+        "<logs>/encode_latents/{dataset}-{autoencoder}-{seed}.log",
+    benchmark:
+        "<benchmarks>/encode_latents/{dataset}-{autoencoder}-{seed}.jsonl"
+    priority: 150
+    threads: 1
+    resources:
+        gpu=GPU,
+    params:
+        batch_size=lookup("evaluation/batch_size", within=config),
+        device=lookup("training/device", within=config),
+        code_version=code_version("jointdiff.training.first_stage"),
+    script:
+        "../workflow_scripts/encode_latents.py"
+
+
 rule train_method:
     input:
         store=store,
         split=f"{SPLIT}/split-{{seed}}.parquet",
+        autoencoder=first_stage("model"),
+        latents=first_stage("latents.npy"),
         tracking=ancient("<results>/tracking/store.json"),
     output:
         model=directory(f"{CELL}/model"),
@@ -22,7 +76,7 @@ rule train_method:
     benchmark:
         f"<benchmarks>/train_method/{TAG}.jsonl"
     wildcard_constraints:
-        method=(rf"(?!({'|'.join(FIRST)})/){WILDCARDS['method']}" if FIRST else WILDCARDS["method"]),
+        method=all_but(FIRST),
     priority: 40
     threads: 1
     resources:

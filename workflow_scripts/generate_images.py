@@ -14,6 +14,8 @@ def main(rule):
         out=rule.output.images,
         picture=rule.output.grid,
         seed=int(rule.wildcards.seed),
+        store=rule.input.store,
+        split=rule.input.split,
         settings=Generation.model_validate(rule.params.generation),
         device=rule.params.device,
     )

@@ -18,6 +18,8 @@ def main(rule):
         run,
         store=rule.input.store,
         split=rule.input.split,
+        autoencoder=rule.input.autoencoder or None,
+        latents=rule.input.latents or None,
         out=Path(rule.output.run).parent,
         state=Path("state") / run.digest,  # no output, so that it survives a failed job
         code_version=rule.params.code_version,

@@ -40,6 +40,8 @@ def check_sample(source: Source, sample: Sample) -> tuple[int, int, np.ndarray]:
         raise wrong(f"its labels {values.tolist()} are not one-hot, as one_of_k asks")
     if sample.split not in (None, "train", "validation", "test"):
         raise wrong(f"its split {sample.split!r} is none of train, validation and test")
+    if sample.domain not in (None, "source", "target"):
+        raise wrong(f"its domain {sample.domain!r} is neither source nor target")
 
     for region in sample.regions:
         if region.finding not in names:

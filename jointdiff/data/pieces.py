@@ -37,15 +37,17 @@ def prepare_sample(source: Source, place: int, loadable: Loadable, *, size: int)
         if box is not None:  # else it is cropped away
             packed = None if mask is None else np.packbits(mask).tobytes()
             regions.append({"finding": region.finding, "box": box, "mask": packed})
-    content = hashlib.blake2b(
-        repr((sample.sample_id, sample.group, sample.split, labels.tolist(), regions)).encode(), digest_size=16
-    )
+    said: tuple[Any, ...] = (sample.sample_id, sample.group, sample.split, labels.tolist(), regions)
+    if sample.domain:  # sets without domains keep their digests
+        said += (sample.domain,)
+    content = hashlib.blake2b(repr(said).encode(), digest_size=16)
     content.update(image)
     return {
         "place": place,
         "sample_id": sample.sample_id,
         "group": sample.group,
         "split": sample.split or "",
+        "domain": sample.domain or "",
         "width": width,
         "height": height,
         "labels": labels,
@@ -66,7 +68,7 @@ def _schema(names: int) -> pa.Schema:
     columns = {
         "shard": pa.int32(),
         "place": pa.int64(),
-        **dict.fromkeys(("sample_id", "group", "split"), pa.string()),
+        **dict.fromkeys(("sample_id", "group", "split", "domain"), pa.string()),
         **dict.fromkeys(("width", "height"), pa.int32()),
         "labels": pa.list_(pa.float32(), names),
         "image": pa.binary(),

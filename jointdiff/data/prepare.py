@@ -224,6 +224,9 @@ def join_parts(
         check_facts(source, labels, groups=np.array(groups), splits=splits)
         columns = {name: table[name] for name in ("sample_id", "split", "width", "height", "pixels")}
         columns |= {f"label:{name}": labels[:, k] for k, name in enumerate(source.labels.names)}
+        domains = table["domain"].to_numpy().astype(np.str_)
+        if (domains != "").any():
+            columns["domain"] = domains
         write_table({"group": groups, **columns}, aside / "samples.parquet")
         write_table(regions, aside / "regions.parquet")
         write_table({"row_a": pairs[:, 0], "row_b": pairs[:, 1]}, aside / "near_duplicates.parquet")

@@ -8,7 +8,7 @@ A data set is one module of ``jointdiff.data.sources`` with
   they are called later than they are yielded, so that an archive they read from must not be closed by ``read``;
 - ``describe(**options)``, where the facts depend on the options: the ``Source`` that these make;
 - ``shards(raw, **options)``, where files can be read one without the other: their names. ``read`` then takes one as
-  ``shard``, and a cluster reads them in parallel.
+  ``shard``, and a cluster reads them in parallel. None stands for all files at once.
 """
 
 from __future__ import annotations
@@ -116,6 +116,8 @@ class Sample:
     group: str  # patient, lesion or near-duplicate group: never split across roles
     split: Literal["train", "validation", "test"] | None = None  # the publisher's, where one exists
     regions: Sequence[Region] = ()
+    # For adaptation: labels and validation are from the source alone, test images from the target alone.
+    domain: Literal["source", "target"] | None = None
 
 
 Loadable = Sample | Callable[[], Sample]  # what read() yields: a sample, or a function that loads one

@@ -82,6 +82,9 @@ def draw_split(
 ) -> pd.DataFrame:
     """Draw the roles of one (data set, budget, seed): a table with the columns sample_id and role.
 
+    Where images are of domains, those of the source are labelled, validation or unlabelled, those of the target
+    unlabelled or test; budgets count the source alone, ``test`` and ``folds`` the target alone.
+
     Args:
         store: the prepared data set.
         budget: "200" (images), "25-per-class" (of each of K classes), "0.1" (of the training images) or "all".
@@ -103,6 +106,7 @@ def draw_split(
         store.labels,
         groups=store.groups,
         published=store.published_splits,
+        domains=store.domains,
         kind=store.info.labels.kind,
         names=store.info.labels.names,
         dataset=store.info.name,
@@ -131,6 +135,7 @@ def draw_roles(
     test: float,
     folds: int | None = None,
     listed: np.ndarray | None = None,
+    domains: np.ndarray | None = None,
 ) -> np.ndarray:
     """Return the role of each sample (N,), an empty string where it has none; see ``draw_split``.
 
@@ -142,23 +147,27 @@ def draw_roles(
         names: the K findings or classes, for messages.
         dataset: its name, for messages.
         budget, seed, validation, test, folds, listed: as in ``draw_split``.
+        domains: (N,) "source" or "target", an empty string for images that may play any role.
     """
     _, group = np.unique(groups, return_inverse=True)
     roles = np.full(len(labels), "", dtype="<U10")
     known = ~np.isnan(labels).all(axis=1)
+    domains = np.full(len(labels), "") if domains is None else domains
+    testable, labellable = domains != "source", domains != "target"
 
     if folds:
-        partition = draw_folds(labels, group, folds=folds, seed=seed // folds)
+        partition = draw_folds(labels, group, folds=folds, seed=seed // folds, pool=np.flatnonzero(testable))
         held_out = partition == seed % folds
     else:
         held_out = published == "test"
-        if not held_out.any():
-            held_out = _dealt(labels, group, np.arange(len(labels)), share=test, seed=seed, purpose="test")
-    roles[held_out & known] = "test"
+        if not (held_out & testable).any():
+            held_out |= _dealt(labels, group, np.flatnonzero(testable), share=test, seed=seed, purpose="test")
+    tested = held_out & testable  # what a publisher holds out of the source domain has no role
+    roles[tested & known] = "test"
 
     # A training image of a group that the publisher also put into the test split would leak: it gets no role.
     training = ~held_out & ~np.isin(group, group[held_out])
-    pool = np.flatnonzero(training & known)
+    pool = np.flatnonzero(training & known & labellable)
     roles[training] = "unlabelled"
     if listed is not None:
         if (wrong := int((listed & (published == "test") & ~training).sum())) and not folds:
@@ -166,9 +175,14 @@ def draw_roles(
                 f"{dataset}: the list of the label budget {budget!r} names {wrong} images of the official test "
                 "split; remove them from the list"
             )
+        if wrong := int((listed & ~labellable).sum()):
+            raise BudgetError(
+                f"{dataset}: the list of the label budget {budget!r} names {wrong} images of the target domain, which "
+                "has no labels; remove them from the list"
+            )
         return _as_listed(roles, labels, group, training & known & listed, seed, validation, dataset, budget)
 
-    counted = _budget(budget, pool=labels[pool], kind=kind, names=names, dataset=dataset, held_out=int(held_out.sum()))
+    counted = _budget(budget, pool=labels[pool], kind=kind, names=names, dataset=dataset, held_out=int(tested.sum()))
     if counted.per_class:
         # Each class is an order of its own; a group belongs to the class of most of its images.
         classes = _majority(labels, group, pool)
@@ -207,10 +221,16 @@ def draw_roles(
     return roles
 
 
-def draw_folds(labels: np.ndarray, group: np.ndarray, *, folds: int, seed: int) -> np.ndarray:
-    """Return the fold (N,), 0 to ``folds`` - 1, of each sample; folds hold whole groups and are alike."""
-    fold = np.full(len(labels), folds - 1)
-    rest = np.arange(len(labels))
+def draw_folds(
+    labels: np.ndarray, group: np.ndarray, *, folds: int, seed: int, pool: np.ndarray | None = None
+) -> np.ndarray:
+    """Return the fold (N,), 0 to ``folds`` - 1, of each sample; folds hold whole groups and are alike.
+
+    Of samples that are not in ``pool`` (rows, all by default) it is -1.
+    """
+    rest = np.arange(len(labels)) if pool is None else pool
+    fold = np.full(len(labels), -1)
+    fold[rest] = folds - 1
     for index in range(folds - 1):
         chosen = _dealt(labels, group, rest, share=1 / (folds - index), seed=seed, purpose=f"fold-{index}")
         fold[chosen] = index

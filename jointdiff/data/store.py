@@ -40,7 +40,10 @@ class Store:
 
     @cached_property
     def samples(self) -> pa.Table:
-        """The table ``samples.parquet``: sample_id, group, split, width, height, pixels and one column per label."""
+        """The table ``samples.parquet``: sample_id, group, split, width, height, pixels and one column per label.
+
+        A set for adaptation has the column domain as well.
+        """
         return _read_table(self.folder / "samples.parquet")
 
     @cached_property
@@ -57,6 +60,13 @@ class Store:
     def published_splits(self) -> np.ndarray:
         """The publisher's split of each sample (N,): train, validation, test or an empty string."""
         return self._column("split")
+
+    @cached_property
+    def domains(self) -> np.ndarray:
+        """Domain of each sample (N,): source, target or, where the set has none, an empty string."""
+        if "domain" not in self.samples.column_names:
+            return np.full(self.info.samples, "")
+        return self._column("domain")
 
     @cached_property
     def labels(self) -> np.ndarray:

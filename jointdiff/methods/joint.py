@@ -1,27 +1,39 @@
-"""JointDiffusion: one U-Net that generates and classifies (Deja et al. 2023, arXiv 2301.13622; Kaleta et al. 2025)."""
+"""Joint diffusion: one U-Net that generates, classifies and explains.
+
+On pixels it is JointDiffusion (Deja et al. 2023, arXiv 2301.13622; Kaleta et al. 2025, CMIG 124:102619), in the latents
+of an autoencoder Mediffusion (Kaleta et al. 2024, arXiv 2411.09434).
+"""
 
 from __future__ import annotations
 
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from jointdiff.config import Explanation
 from jointdiff.data.augment import Views
 from jointdiff.data.source import DataInfo
-from jointdiff.diffusion.process import STEPS, DiffusionProcess, noise_for
-from jointdiff.method import Batch, Counterfactuals, Losses, Method, MethodSettings, SavedPart
+from jointdiff.diffusion.editing import edit
+from jointdiff.diffusion.process import STEPS, DiscreteProcess
+from jointdiff.method import Batch, Counterfactuals, Losses, SavedPart
+from jointdiff.methods._diffusion import DiffusionMethod
+from jointdiff.nets.autoencoder import Autoencoder
+from jointdiff.nets.codecs import Codec, Identity
 from jointdiff.nets.heads import PooledHead
 from jointdiff.nets.unet import Encoding, UNet
+from jointdiff.pseudo_labels import FixedThreshold, SoftThreshold
 
 
-class JointDiffusion(Method):
+class JointDiffusion(DiffusionMethod):
     """L = mean (eps_hat - eps)^2 + w L_cls(g(h(x_0, t = 0)), y), both terms from one encoder."""
 
-    class Settings(MethodSettings):
-        """Defaults: the released commands for 32-px images, but for the shorter average."""
+    class Settings(DiffusionMethod.Settings):
+        """Defaults: the released commands of JointDiffusion for 32-px images, but for the shorter average."""
 
         learning_rate: float = 1e-4
+        head_learning_rate: float | None = None  # of the head alone, where it differs
         ema: float = 0.9999
         unlabelled_ratio: int = 1  # noisy images per clean labelled one; drawn from all training images
         width: int = 128  # channels of the first level
@@ -30,6 +42,7 @@ class JointDiffusion(Method):
         attention_at: tuple[int, ...] = (16, 8)  # sides of the maps with self-attention, pixels
         dropout: float = 0.0  # in the U-Net
         head_dropout: float = 0.0
+        head_width: int | None = None  # of the head's hidden layer; half of what it sees by default
         pooling: Literal["avg", "max", "both"] = "avg"
         pooled_maps: tuple[int, ...] = ()  # which maps the head sees, in encoder order; () is all of them
         # Which maps guidance moves; () is all of them, as in the paper. In small networks the shallow skips hold z_t
@@ -41,17 +54,31 @@ class JointDiffusion(Method):
         noise_schedule: Literal["linear", "cosine"] = "linear"
         classification_weight: float = 0.001  # w
         classification_warmup: float = 0.0  # share of the training over which w grows from 0
+        classification_every: int = 1  # steps from one with the classification term to the next
         # clean: the head sees x_0 at t = 0; noisy: x_t at a random t; both: one of each. Guidance in representation
         # space asks the head about x_t, which only the latter two have trained it for.
         classifier_input: Literal["clean", "noisy", "both"] = "clean"
+        # Agreement of the head with confident answers of the averaged weights about the same unlabelled images.
+        consistency: Literal["none", "fixmatch", "softmatch"] = "none"
+        # strong: about a strongly augmented view; noise: about the noisy images that the denoising term encodes
+        # anyway, where they keep at least half of their variance.
+        consistency_view: Literal["strong", "noise"] = "strong"
+        consistency_weight: float = 1.0  # times classification_weight
+        consistency_threshold: float = 0.95  # of fixmatch, and of the labels that condition the decoder
+        # Tell the decoder what is in the image, as far as the averaged weights are sure of it; sampling is then guided
+        # by the difference this makes (Ho & Salimans 2022; pseudo-labels as in You et al. 2023, arXiv 2302.10586).
+        conditional: bool = False
+        label_dropout: float = 0.15  # share of the images whose label the decoder is not told
 
     settings: Settings
 
-    def __init__(self, data: DataInfo, settings: Settings) -> None:
-        super().__init__(data, settings)
+    def __init__(
+        self, data: DataInfo, settings: Settings, codec: Codec | None = None, saved: Path | None = None
+    ) -> None:
+        super().__init__(data, settings, codec, saved)
         self.unet = UNet(
-            channels=data.channels,
-            size=data.size,
+            channels=self.codec.channels,
+            size=self.codec.size,
             width=settings.width,
             multipliers=settings.multipliers,
             blocks=settings.blocks,
@@ -67,127 +94,210 @@ class JointDiffusion(Method):
         self.head = PooledHead(
             [widths[i] for i in self.pooled],
             outputs=self.task.outputs,
+            hidden=settings.head_width,
             pooling=settings.pooling,
             dropout=settings.head_dropout,
         )
-        self.process = DiffusionProcess(settings.noise_schedule)
+        self.process = DiscreteProcess(settings.noise_schedule, clip=self.codec.bounded)
+        if settings.conditional:
+            # Presence and absence of each finding: what is unknown adds nothing, and nothing known is no condition.
+            self.told = nn.Linear(2 * self.task.outputs, self.unet.embedding_width, bias=False)
+        if settings.consistency == "softmatch":
+            self.trust: FixedThreshold | SoftThreshold = SoftThreshold(self.task)
+        else:
+            self.trust = FixedThreshold(self.task, settings.consistency_threshold)
+        if settings.consistency != "none" and settings.consistency_view == "strong" and self.codec.costly:
+            raise ValueError("consistency_view strong: latents cannot be augmented; use consistency_view: noise")
+
+    # --- Training ---------------------------------------------------------------------------------------------------
+
+    def losses(self, batch: Batch, views: Views, averaged: JointDiffusion) -> Losses:
+        """Return the denoising, classification and consistency terms, from one encoder pass over all images."""
+        images = views.flip(batch.unlabelled)
+        codes = self.codes_of(images)
+        steps = torch.randint(STEPS, (len(codes),), device=codes.device)
+        noise = torch.randn_like(codes)
+        parts, at = [self.process.add_noise(codes, noise, steps)], [steps]
+
+        labels = batch.labels
+        classified = batch.step % self.settings.classification_every == 0
+        if classified:
+            shown, shown_steps, labels = self._classifier_inputs(self.codes_of(views.weak(batch.labelled)), labels)
+            parts, at = [*parts, shown], [*at, shown_steps]
+        consistent = classified and self.settings.consistency != "none"
+        strong = consistent and self.settings.consistency_view == "strong"
+        if strong:
+            parts, at = [*parts, self.codes_of(views.strong(batch.unlabelled))], [*at, torch.zeros_like(steps)]
+        target, trusted = self._pseudo_labels(codes, averaged) if consistent or self.settings.conditional else (None,) * 2
+
+        encodings = self.unet.encode(torch.cat(parts), torch.cat(at)).split(*map(len, parts))
+        decoded = encodings[0]
+        if self.settings.conditional:
+            decoded = self._tell(decoded, self._drop(torch.where(trusted > 0.5, target, torch.nan)))
+        terms = {"denoising": (self.unet.decode(decoded).float() - noise).square().mean()}
+        weight = self._weight(batch.progress)
+        if classified:
+            terms["classification"] = weight * self.task.loss(self.classify(encodings[1]), labels).mean()
+        if consistent:
+            if not strong:
+                # At less than half of the variance left, a finding may be gone: nothing should be said of it.
+                trusted = trusted * (self.process.signal(steps) >= 0.5)[:, None]
+            logits = self.classify(encodings[2] if strong else encodings[0])
+            agreement = self.task.loss(logits, target, trusted).mean()
+            terms["consistency"] = weight * self.settings.consistency_weight * agreement
+        return terms
+
+    def _classifier_inputs(self, codes: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        zero = torch.zeros(len(codes), dtype=torch.long, device=codes.device)
+        if self.settings.classifier_input == "clean":
+            return codes, zero, labels
+        steps = torch.randint(STEPS, (len(codes),), device=codes.device)
+        noisy = self.process.add_noise(codes, torch.randn_like(codes), steps)
+        if self.settings.classifier_input == "noisy":
+            return noisy, steps, labels
+        return torch.cat([codes, noisy]), torch.cat([zero, steps]), torch.cat([labels, labels])
+
+    def _weight(self, progress: float) -> float:
+        ramp = self.settings.classification_warmup
+        return self.settings.classification_weight * (min(progress / ramp, 1.0) if ramp else 1.0)
+
+    @torch.no_grad()
+    def _pseudo_labels(self, codes: Tensor, averaged: JointDiffusion) -> tuple[Tensor, Tensor]:
+        """Return what the averaged weights say of codes (N, K), and how far each of it is trusted (N, 1) or (N, K)."""
+        return self.trust(averaged.logits(codes))
+
+    def _drop(self, labels: Tensor) -> Tensor:
+        dropped = torch.rand(len(labels), 1, device=labels.device) < self.settings.label_dropout
+        return labels.masked_fill(dropped, torch.nan)
+
+    def _tell(self, encoding: Encoding, labels: Tensor) -> Encoding:
+        """Tell the decoder labels (N, K) in [0, 1], NaN where unknown."""
+        known = ~labels.isnan()
+        presence = labels.nan_to_num(0.0)
+        told = self.told(torch.cat([presence, (1.0 - presence) * known], dim=1).to(encoding.embedding.dtype))
+        return encoding.with_embedding(encoding.embedding + told)
+
+    def learning_rates(self) -> dict[str, float]:
+        """Name the parts that learn at another rate."""
+        return {"head": self.settings.head_learning_rate} if self.settings.head_learning_rate is not None else {}
+
+    # --- Classification ---------------------------------------------------------------------------------------------
 
     def classify(self, encoding: Encoding) -> Tensor:
         """Return g(h), logits (N, K)."""
         maps = encoding.maps
         return self.head([maps[i] for i in self.pooled])
 
-    def losses(self, batch: Batch, views: Views, averaged: Method) -> Losses:
-        """Return the denoising and the classification term, from one encoder pass over noisy and labelled images."""
-        images = views.flip(batch.unlabelled)
-        steps = torch.randint(STEPS, (len(images),), device=images.device)
-        noise = torch.randn_like(images)
-        noisy = self.process.add_noise(images, noise, steps)
+    def logits(self, codes: Tensor) -> Tensor:
+        """Return logits (N, K) of clean codes."""
+        steps = torch.zeros(len(codes), dtype=torch.long, device=codes.device)
+        return self.classify(self.unet.encode(codes, steps))
 
-        labelled = views.weak(batch.labelled)
-        shown, shown_steps, labels = self._classifier_inputs(labelled, batch.labels)
-        encoding = self.unet.encode(torch.cat([noisy, shown]), torch.cat([steps, shown_steps]))
-        of_noisy, of_shown = encoding.split(len(noisy))
-        estimate, logits = self.unet.decode(of_noisy), self.classify(of_shown)
-        return {
-            "denoising": (estimate.float() - noise).square().mean(),
-            "classification": self._weight(batch.progress) * self.task.loss(logits, labels).mean(),
-        }
+    def probabilities(self, codes: Tensor) -> Tensor:
+        """Return probabilities (N, K) of clean codes in one encoder pass."""
+        return self.task.probabilities(self.logits(codes))
 
-    def _classifier_inputs(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        zero = torch.zeros(len(images), dtype=torch.long, device=images.device)
-        if self.settings.classifier_input == "clean":
-            return images, zero, labels
-        steps = torch.randint(STEPS, (len(images),), device=images.device)
-        noisy = self.process.add_noise(images, torch.randn_like(images), steps)
-        if self.settings.classifier_input == "noisy":
-            return noisy, steps, labels
-        return torch.cat([images, noisy]), torch.cat([zero, steps]), torch.cat([labels, labels])
-
-    def _weight(self, progress: float) -> float:
-        ramp = self.settings.classification_warmup
-        return self.settings.classification_weight * (min(progress / ramp, 1.0) if ramp else 1.0)
-
-    def logits(self, images: Tensor) -> Tensor:
-        """Return logits (N, K) of clean images."""
-        steps = torch.zeros(len(images), dtype=torch.long, device=images.device)
-        return self.classify(self.unet.encode(images, steps))
-
-    def predict(self, images: Tensor) -> Tensor:
-        """Return probabilities (N, K) of clean images in one encoder pass."""
-        return self.task.probabilities(self.logits(images))
+    # --- Generation -------------------------------------------------------------------------------------------------
 
     @torch.no_grad()
     def sample(self, labels: Tensor, seeds: Tensor, *, steps: int, sampler: str, guidance: float) -> Tensor:
-        """Draw images (N, C, H, W) in [-1, 1] guided in representation space towards labels (N, K).
+        """Draw images (N, C, H, W) in [-1, 1] guided towards labels (N, K).
 
         Every step moves maps of the encoder down the classification loss, h' = h - alpha grad_h CE(g(h), y), and
         decodes from h' (Deja et al. 2023, section 3.3). ``guidance`` is alpha; 0 ignores the labels. The setting
-        ``guidance_reach`` enlarges what that changes.
+        ``guidance_reach`` enlarges what that changes. A conditional decoder is told the labels instead, and
+        ``guidance`` is how much more than once the difference counts.
         """
-        solver = self.process.solver(sampler, steps)
-        z = noise_for(seeds, (self.data.channels, self.data.size, self.data.size))
-        for t in solver.times:
-            encoding = self.unet.encode(z, torch.full_like(seeds, t))
-            z = solver.step(self._guided_noise(encoding, labels, scale=guidance), t, z)
-        return z.clamp(-1.0, 1.0)
+        conditional = self.settings.conditional
 
-    def _guided_noise(self, encoding: Encoding, labels: Tensor, *, scale: float) -> Tensor:
+        def output(z: Tensor, at: Tensor) -> Tensor:
+            encoding = self.unet.encode(z, at)
+            if conditional and guidance:
+                plain = self.unet.decode(encoding)
+                return torch.lerp(plain, self.unet.decode(self._tell(encoding, labels)), 1.0 + guidance)
+            loss = lambda logits: self.task.loss(logits, labels)  # noqa: E731
+            return self._guided(encoding, loss, scale=guidance)[1]
+
+        return self.draw(seeds, output, steps=steps, sampler=sampler)
+
+    def calls_per_step(self, guidance: float) -> int:
+        """Return 1 for the U-Net, 2 where its decoder runs a second time."""
+        twice = self.settings.conditional or self.settings.guidance_reach != 1.0
+        return 2 if guidance and twice else 1
+
+    def _guided(self, encoding: Encoding, loss: Any, *, scale: float) -> tuple[Tensor, Tensor]:
+        """Return the noise estimates of an encoding, as it is (where that is needed) and guided."""
         if scale == 0.0:
-            return self.unet.decode(encoding)
-        moved = self.unet.decode(self.guide(encoding, labels, scale=scale))
+            plain = self.unet.decode(encoding)
+            return plain, plain
+        moved = self.unet.decode(self.guide(encoding, loss, scale=scale))
         if self.settings.guidance_reach == 1.0:
-            return moved
-        return torch.lerp(self.unet.decode(encoding), moved, self.settings.guidance_reach)
+            return moved, moved
+        plain = self.unet.decode(encoding)
+        return plain, torch.lerp(plain, moved, self.settings.guidance_reach)
 
-    def guide(self, encoding: Encoding, labels: Tensor, *, scale: float) -> Encoding:
-        """Return the encoding moved by ``-scale`` times the gradient of each image's classification loss."""
+    def guide(self, encoding: Encoding, loss: Any, *, scale: float) -> Encoding:
+        """Return the encoding moved by ``-scale`` times the gradient of each image's ``loss`` (logits -> (N,))."""
         maps = [m.detach() for m in encoding.maps]
         leaves = [maps[i].requires_grad_() for i in self.guided]
         with torch.enable_grad():
-            loss = self.task.loss(self.classify(encoding.with_maps(maps)), labels).sum()
-            gradients = torch.autograd.grad(loss, leaves, allow_unused=True)
+            total = loss(self.classify(encoding.with_maps(maps))).sum()
+            gradients = torch.autograd.grad(total, leaves, allow_unused=True)
         for i, gradient in zip(self.guided, gradients, strict=True):
             maps[i] = maps[i].detach() if gradient is None else maps[i].detach() - scale * gradient
         return encoding.with_maps(maps)
 
-    @torch.no_grad()
+    # --- Explanation ------------------------------------------------------------------------------------------------
+
     def counterfactual(
-        self,
-        images: Tensor,
-        finding: int,
-        target: float,
-        seeds: Tensor,
-        *,
-        noise_level: int,
-        steps: int,
-        guidance: float,
+        self, images: Tensor, finding: int, target: float, seeds: Tensor, *, how: Explanation
     ) -> Counterfactuals:
         """Show each image with ``finding`` absent (target 0) or present (1), beside its unguided reconstruction.
 
-        Noise to ``noise_level`` of 1000, then ``steps`` DDIM steps with eps' = eps_hat + s s_t grad_{z_t} L, where L is
-        the classification loss of the estimate of z_0 (Mediffusion, Kaleta et al. 2024, arXiv 2411.09434).
+        ``how.guide`` image: eps' = eps_hat + s s_t grad_{z_t} L, where L is the classification loss of the estimate of
+        z_0 (Mediffusion). representation: the estimate is decoded from moved maps, as in sampling.
         """
-        solver = self.process.solver("ddim", steps, start=noise_level)
-        noise = noise_for(seeds, tuple(images.shape[1:]))
-        edited = self.process.add_noise(images, noise, torch.full_like(seeds, solver.times[0]))
-        control = edited
-        for t in solver.times:
-            step = torch.full_like(seeds, t)
+        goal = lambda logits: self.task.finding_loss(logits, finding, target)  # noqa: E731
+
+        def on_image(z: Tensor, steps: Tensor) -> tuple[Tensor, Tensor]:
             with torch.enable_grad():
-                z = edited.detach().requires_grad_()
-                noise_estimate = self.unet(z, step).float()
-                clean = self.process.remove_noise(z, noise_estimate, step).clamp(-1.0, 1.0)
-                loss = self.task.finding_loss(self.logits(clean), finding, target).sum()
-                (gradient,) = torch.autograd.grad(loss, z)
-            _, s = self.process.scales(step)
-            edited = solver.step(noise_estimate.detach() + guidance * s * gradient, t, edited)
-            control = solver.step(self.unet(control, step).float(), t, control)
-        return Counterfactuals(edited.clamp(-1, 1), control.clamp(-1, 1), calls=3 * steps)
+                z = z.detach().requires_grad_()
+                noise = self.unet(z, steps).float()
+                clean = self.process.clipped(self.process.remove_noise(z, noise, steps))
+                (gradient,) = torch.autograd.grad(goal(self.logits(clean)).sum(), z)
+            _, s = self.process.scales(steps)
+            return noise.detach(), noise.detach() + how.guidance * s * gradient
+
+        def on_maps(z: Tensor, steps: Tensor) -> tuple[Tensor, Tensor]:
+            encoding = self.unet.encode(z, steps)
+            plain = self.unet.decode(encoding)
+            moved = self.unet.decode(self.guide(encoding, goal, scale=how.guidance))
+            return plain, torch.lerp(plain, moved, self.settings.guidance_reach)
+
+        return edit(
+            images,
+            seeds,
+            plain=lambda z, steps: self.unet(z, steps).float(),
+            guide=on_image if how.guide == "image" else on_maps,
+            guide_calls=2,  # the U-Net once, and once more its encoder or its decoder, which is counted as a whole
+            codec=self.codec,
+            process=self.process,
+            how=how,
+        )
+
+    # --- Saving -----------------------------------------------------------------------------------------------------
 
     def diffusers_parts(self) -> dict[str, SavedPart]:
-        """Name the parts that are saved in diffusers' layout, so that its pipelines read the model folder."""
-        return {"unet": self.unet, "scheduler": self.process}
+        """Name the parts that are saved in diffusers' layout."""
+        latent = {"vqvae": self.codec} if isinstance(self.codec, Autoencoder) else {}
+        return {"unet": self.unet, "scheduler": self.process, **latent}
+
+    def pipeline(self) -> dict[str, Any] | None:
+        """Return the index of the pipeline that draws from this model: of pixels, or of latents."""
+        parts = {"scheduler": ["diffusers", "DDIMScheduler"], "unet": ["diffusers", "UNet2DModel"]}
+        if isinstance(self.codec, Autoencoder):
+            return {"_class_name": "LDMPipeline", **parts, "vqvae": ["diffusers", "AutoencoderKL"]}
+        return {"_class_name": "DDIMPipeline", **parts} if isinstance(self.codec, Identity) else None
 
 
 METHOD = JointDiffusion

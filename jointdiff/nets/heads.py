@@ -10,11 +10,12 @@ from torch import Tensor, nn
 
 
 class PooledHead(nn.Module):
-    """Pool every map, concatenate, and classify with one hidden layer of half the width (JointDiffusion).
+    """Pool every map, concatenate, and classify with one hidden layer (JointDiffusion).
 
     Args:
         widths: channels of each map.
         outputs: number of logits K.
+        hidden: width of the hidden layer; half of what is pooled by default.
         pooling: average, maximum, or both beside each other.
         dropout: on the pooled vector.
     """
@@ -24,14 +25,16 @@ class PooledHead(nn.Module):
         widths: Sequence[int],
         *,
         outputs: int,
+        hidden: int | None = None,
         pooling: Literal["avg", "max", "both"] = "avg",
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
         self.pooling = pooling
         width = sum(widths) * (2 if pooling == "both" else 1)
+        hidden = hidden or width // 2
         self.net = nn.Sequential(
-            nn.Dropout(dropout), nn.Linear(width, width // 2), nn.LeakyReLU(), nn.Linear(width // 2, outputs)
+            nn.Dropout(dropout), nn.Linear(width, hidden), nn.LeakyReLU(), nn.Linear(hidden, outputs)
         )
 
     def pool(self, maps: Sequence[Tensor]) -> Tensor:

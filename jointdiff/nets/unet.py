@@ -26,7 +26,7 @@ class Encoding:
 
     skips: tuple[Tensor, ...]  # each (N, D, h, w), from the first convolution to the deepest block
     middle: Tensor  # (N, D, h, w)
-    embedding: Tensor  # (N, E)
+    embedding: Tensor  # (N, E), with the activation that every block applies
 
     @property
     def maps(self) -> tuple[Tensor, ...]:
@@ -37,12 +37,15 @@ class Encoding:
         """Return the same encoding with other maps."""
         return Encoding(tuple(maps[:-1]), maps[-1], self.embedding)
 
-    def split(self, count: int) -> tuple[Encoding, Encoding]:
-        """Return the encodings of the first ``count`` images of the batch and of the others."""
-        # One split per map: its backward pass is one concatenation, that of two slices fills and adds whole maps.
-        parts = [m.split([count, len(m) - count]) for m in (*self.maps, self.embedding)]
-        first, others = zip(*parts, strict=True)
-        return (Encoding(first[:-2], *first[-2:]), Encoding(others[:-2], *others[-2:]))
+    def with_embedding(self, embedding: Tensor) -> Encoding:
+        """Return the same maps with another embedding."""
+        return Encoding(self.skips, self.middle, embedding)
+
+    def split(self, *counts: int) -> list[Encoding]:
+        """Return the encodings of consecutive parts of the batch, of so many images each."""
+        # One split per map: its backward pass is one concatenation, that of slices fills and adds whole maps.
+        parts = zip(*(m.split(counts) for m in (*self.maps, self.embedding)), strict=True)
+        return [Encoding(part[:-2], *part[-2:]) for part in parts]
 
 
 class UNet(nn.Module):
@@ -56,6 +59,8 @@ class UNet(nn.Module):
         blocks: residual blocks per level.
         attention_at: sides of the maps with self-attention, pixels; the middle has it where any level has.
         dropout: in the residual blocks.
+        conditions: what the estimate may be conditioned on, each with an embedding that is added to that of the time
+            (Favero et al. 2025 attend to one embedding instead; over one token, attention is the same: a bias).
 
     Raises:
         ValueError: the image side cannot be halved once per level, or the width does not suit group normalisation.
@@ -71,6 +76,7 @@ class UNet(nn.Module):
         blocks: int,
         attention_at: Sequence[int],
         dropout: float = 0.0,
+        conditions: int = 0,
     ) -> None:
         super().__init__()
         levels = len(multipliers)
@@ -94,14 +100,17 @@ class UNet(nn.Module):
             "attention_head_dim": head,
             "dropout": dropout,
             "add_attention": any(attention),
+            "num_class_embeds": conditions or None,
             "down_block_types": ["AttnDownBlock2D" if a else "DownBlock2D" for a in attention],
             "up_block_types": ["AttnUpBlock2D" if a else "UpBlock2D" for a in reversed(attention)],
         }
-        embedding = 4 * width
+        embedding = self.embedding_width = 4 * width
         level_of = partial(_Level, embedding=embedding, groups=groups, head=head, dropout=dropout)
 
         self.conv_in = nn.Conv2d(channels, width, 3, padding=1)
         self.time_embedding = _TimeEmbedding(width, embedding)
+        if conditions:
+            self.class_embedding = nn.Embedding(conditions, embedding)
         self.down_blocks, self.up_blocks = nn.ModuleList(), nn.ModuleList()
         now, skips = width, [width]  # channels of the present map and of every skip map
         for level, wide in enumerate(widths):
@@ -126,9 +135,12 @@ class UNet(nn.Module):
         self.conv_norm_out = nn.GroupNorm(groups, width, eps=1e-5)
         self.conv_out = nn.Conv2d(width, channels, 3, padding=1)
 
-    def encode(self, images: Tensor, steps: Tensor) -> Encoding:
-        """Return the maps of noisy images (N, C, H, W) at integer steps (N,)."""
+    def encode(self, images: Tensor, steps: Tensor, conditions: Tensor | None = None) -> Encoding:
+        """Return the maps of noisy images (N, C, H, W) at steps (N,), under whole-number conditions (N,) if any."""
         embedding = self.time_embedding(steps, dtype=images.dtype)
+        if conditions is not None:
+            embedding = embedding + self.class_embedding(conditions)
+        embedding = F.silu(embedding)
         # One channel is at once first and last: its strides are made those of channels first, or convolutions guess.
         images = images.flatten(1).view(images.shape)
         x = self.conv_in(images)
@@ -155,9 +167,9 @@ class UNet(nn.Module):
                 x = upsample(x)
         return self.conv_out(F.silu(self.conv_norm_out(x)))
 
-    def forward(self, images: Tensor, steps: Tensor) -> Tensor:
-        """Return the noise estimate (N, C, H, W) for noisy images at integer steps (N,)."""
-        return self.decode(self.encode(images, steps))
+    def forward(self, images: Tensor, steps: Tensor, conditions: Tensor | None = None) -> Tensor:
+        """Return the noise estimate (N, C, H, W) for noisy images at steps (N,), under conditions (N,) if any."""
+        return self.decode(self.encode(images, steps, conditions))
 
     def save_pretrained(self, folder: Path) -> None:
         """Write configuration and weights as diffusers does."""
@@ -230,7 +242,7 @@ class _SelfAttention(nn.Module):
 
 
 class _TimeEmbedding(nn.Module):
-    """Cosines and sines of the step (Vaswani et al. 2017), two layers, and the activation that every block applies."""
+    """Cosines and sines of the step (Vaswani et al. 2017) and two layers."""
 
     def __init__(self, width: int, outputs: int) -> None:
         super().__init__()
@@ -242,7 +254,7 @@ class _TimeEmbedding(nn.Module):
         frequencies = torch.exp(-math.log(10000.0) / half * torch.arange(half, device=steps.device))
         angles = steps[:, None].float() * frequencies
         waves = torch.cat([angles.cos(), angles.sin()], dim=1).to(dtype)
-        return F.silu(self.linear_2(F.silu(self.linear_1(waves))))
+        return self.linear_2(F.silu(self.linear_1(waves)))
 
 
 class _Downsample(nn.Module):

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import copy
+from typing import TypeVar
 
 import torch
 
-from jointdiff.method import Method
+from jointdiff.method import Trainable
+
+T = TypeVar("T", bound=Trainable)
 
 
-def averaged_copy(method: Method) -> Method:
+def averaged_copy(method: T) -> T:
     """Return a frozen copy in evaluation mode."""
     return copy.deepcopy(method).eval().requires_grad_(False)
 
 
 @torch.no_grad()
-def update_average(averaged: Method, method: Method, *, decay: float, step: int) -> None:
+def update_average(averaged: Trainable, method: Trainable, *, decay: float, step: int) -> None:
     """Move the average towards the weights after optimiser step ``step`` (counted from 1).
 
     The decay grows as (1 + step) / (10 + step) up to ``decay``, so that a short training is not mostly its
@@ -25,6 +28,8 @@ def update_average(averaged: Method, method: Method, *, decay: float, step: int)
     decay = min(decay, (1.0 + step) / (10.0 + step))
     floats: tuple[list, list] = ([], [])
     for mean, now in zip(_tensors(averaged), _tensors(method), strict=True):
+        if isinstance(now, torch.nn.Parameter) and not now.requires_grad:
+            continue  # frozen, so equal
         if mean.is_floating_point():
             floats[0].append(mean)
             floats[1].append(now)
@@ -34,5 +39,5 @@ def update_average(averaged: Method, method: Method, *, decay: float, step: int)
         torch._foreach_lerp_(floats[0], floats[1], 1.0 - decay)
 
 
-def _tensors(method: Method) -> list[torch.Tensor]:
+def _tensors(method: Trainable) -> list[torch.Tensor]:
     return [*method.parameters(), *method.buffers()]

@@ -13,15 +13,15 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from jointdiff.files import atomic_path
-from jointdiff.method import Method
+from jointdiff.method import Trainable
 
 
 @dataclass
 class TrainingState:
     """All that a training is, between two steps."""
 
-    method: Method
-    averaged: Method
+    method: Trainable
+    averaged: Trainable
     optimiser: torch.optim.Optimizer | None
     best: dict[str, Tensor]  # averaged weights of the best validation so far
     progress: dict[str, Any]  # plain numbers: step, best score, seconds so far

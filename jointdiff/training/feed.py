@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -17,7 +19,8 @@ class Feed:
     Every image is seen once before any is seen again. The unlabelled stream runs over all training images, labelled
     ones included (as USB does). On a GPU images stay as bytes where they fit in ``resident_bytes``, by default a third
     of its free memory; otherwise they are gathered from the memory-mapped store, which costs a CPU nothing more
-    (benchmarks/loading.py).
+    (benchmarks/loading.py). ``latents`` are codes of every image of the store; they are then handed out in place of
+    the images.
     """
 
     def __init__(
@@ -28,7 +31,9 @@ class Feed:
         seed: int,
         device: torch.device,
         resident_bytes: int | None = None,
+        latents: Path | str | None = None,
     ) -> None:
+        self.pixels = store.images if latents is None else np.load(latents, mmap_mode="r", allow_pickle=False)
         self.store, self.seed, self.device = store, seed, device
         self.labelled = roles["labelled"]
         self.unlabelled = np.concatenate([roles["labelled"], roles["unlabelled"]])
@@ -37,8 +42,8 @@ class Feed:
         if resident_bytes is None:
             resident_bytes = torch.cuda.mem_get_info(device)[0] // 3 if device.type == "cuda" else 0
         self.resident = (
-            torch.from_numpy(store.images.copy()).permute(0, 3, 1, 2).contiguous().to(device)
-            if store.images.nbytes <= resident_bytes
+            torch.from_numpy(self.pixels.copy()).permute(0, 3, 1, 2).contiguous().to(device)
+            if self.pixels.nbytes <= resident_bytes
             else None
         )
 
@@ -54,13 +59,13 @@ class Feed:
         )
 
     def images(self, rows: np.ndarray) -> Tensor:
-        """Return images (N, C, H, W) in [-1, 1] on the device."""
+        """Return images (N, C, H, W) in [-1, 1], or latents, on the device."""
         if self.resident is not None:
-            return to_unit_range(self.resident[torch.from_numpy(rows).to(self.device)])
-        gathered = torch.from_numpy(self.store.images[rows]).permute(0, 3, 1, 2)
+            return _to_floats(self.resident[torch.from_numpy(rows).to(self.device)])
+        gathered = torch.from_numpy(self.pixels[rows]).permute(0, 3, 1, 2)
         if self.device.type == "cuda":
             gathered = gathered.pin_memory().to(self.device, non_blocking=True)
-        return to_unit_range(gathered).contiguous()
+        return _to_floats(gathered).contiguous()
 
     def _rows(self, stream: str, pool: np.ndarray, step: int, count: int) -> np.ndarray:
         """Return the rows at positions [step * count, (step + 1) * count) of endless shuffled passes over ``pool``."""
@@ -73,6 +78,10 @@ class Feed:
             here = epochs == epoch
             rows[here] = pool[self._orders[stream][1][places[here]]]
         return rows
+
+
+def _to_floats(stored: Tensor) -> Tensor:
+    return to_unit_range(stored) if stored.dtype == torch.uint8 else stored.float()
 
 
 def seed_step(seed: int, step: int) -> None:

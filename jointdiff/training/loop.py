@@ -9,27 +9,34 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
-from jointdiff.config import ConfigError, RunSpec
+from jointdiff.config import ConfigError, RunSpec, Training
 from jointdiff.data.augment import Views
-from jointdiff.data.store import open_store
+from jointdiff.data.source import Augmentations, DataInfo
+from jointdiff.data.store import Store, open_store
 from jointdiff.devices import describe, pick_device, pick_precision
 from jointdiff.files import atomic_path, write_json
-from jointdiff.method import Method, MethodSettings
+from jointdiff.method import Method, MethodSettings, Trainable
 from jointdiff.models import save_model
+from jointdiff.nets.autoencoder import Autoencoder
+from jointdiff.nets.codecs import Codec
 from jointdiff.progress import Progress
 from jointdiff.registry import load_method
 from jointdiff.seeding import derive
 from jointdiff.training.averaging import averaged_copy, update_average
 from jointdiff.training.checkpoint import TrainingState, restore_checkpoint, save_checkpoint
 from jointdiff.training.feed import Feed, seed_step
-from jointdiff.training.selection import macro_auroc
+
+T = TypeVar("T", bound=Trainable)
+
+CHECKPOINT, METRICS = "checkpoint.safetensors", "metrics.jsonl"
+NO_AUGMENTATIONS = Augmentations(max_shift=0.0)  # latents are not to be shifted: no image has such latents
 
 
 class TrainingDivergedError(ValueError):
@@ -43,6 +50,8 @@ def train(
     split: Path | str,  # split table
     out: Path | str,  # folder of the cell: model/, metrics.jsonl and run.json are written here
     state: Path | str,  # folder of the resumable state, which survives a failed job and is removed at the end
+    autoencoder: Path | str | None = None,  # folder of the first stage, for a method that works in its latents
+    latents: Path | str | None = None,  # and what it makes of every image of the store
     code_version: str = "",  # state of another code version is not resumed
     track: Callable[[Path], None] | None = None,  # told of the growing metrics.jsonl after each validation
 ) -> None:
@@ -54,59 +63,106 @@ def train(
         ConfigError: the settings do not fit the method or the data.
         TrainingDivergedError: a loss term is NaN or infinite; names the step, the terms and the last checkpoint.
     """
-    out, state_folder, plan = Path(out), Path(state), run.training
+    out, data = Path(out), open_store(store)
+    roles = data.split_rows(split)
+    codec = Autoencoder(autoencoder, data.info) if autoencoder is not None else None
+    torch.manual_seed(derive(run.seed, "initial weights"))
+    best, lines, cost = fit(
+        build_method(run, data.info, codec),
+        data,
+        roles,
+        latents=latents,
+        plan=run.training,
+        seed=run.seed,
+        label=f"train {run.variant} on {run.dataset}, labels {run.labels}, seed {run.seed}",
+        state=Path(state),
+        key=f"{run.digest} {code_version}",
+        track=track,
+    )
+    save_model(best, out / "model", run=run, results=cost)
+    with atomic_path(out / "metrics.jsonl") as aside:
+        aside.write_bytes(lines)
+    write_json(
+        out / "run.json",
+        {
+            "spec": run.model_dump(mode="json"),
+            "settings": best.settings.model_dump(mode="json"),
+            "run_id": run.digest,
+            "config_digest": run.digest,
+            "code_version": code_version,
+            "data_digest": data.info.digest,
+            "caveats": data.info.caveats,
+            "roles": {role: len(rows) for role, rows in roles.items()},
+            "cost": cost,
+        },
+    )
+    forget(state)
+
+
+def fit(
+    trained: T,
+    data: Store,
+    roles: dict[str, np.ndarray],  # rows of each role
+    *,
+    plan: Training,
+    seed: int,
+    label: str,  # of the progress
+    state: Path,  # folder of the resumable state
+    key: str,  # a state with another key is not resumed
+    latents: Path | str | None = None,  # codes of every image of the store, taken instead of the images
+    track: Callable[[Path], None] | None = None,
+) -> tuple[T, bytes, dict[str, Any]]:
+    """Run the loop; return the averaged weights that validated best, the lines of metrics.jsonl, and what it cost.
+
+    Raises:
+        TrainingDivergedError: a loss term is NaN or infinite; names the step, the terms and the last checkpoint.
+    """
     device = pick_device(plan.device)
     precision = pick_precision(plan.precision, device)
     AcceleratorState._reset_state()  # precision is the process's otherwise: a second training may want another one
     accelerator = Accelerator(mixed_precision={"fp32": "no"}.get(precision, precision), cpu=device.type == "cpu")
     device = accelerator.device
+    feed = Feed(data, roles, seed=seed, device=device, latents=latents)
+    views = Views(data.info.augmentations if latents is None else NO_AUGMENTATIONS)
 
-    data = open_store(store)
-    roles = data.split_rows(split)
-    feed = Feed(data, roles, seed=run.seed, device=device)
-    views = Views(data.info.augmentations)
-
-    torch.manual_seed(derive(run.seed, "initial weights"))
-    method = build_method(run, data.info).to(device)
+    trained = trained.to(device)
     if device.type == "cuda":  # channels last is what its convolutions are fastest with
-        method = method.to(memory_format=torch.channels_last)
-    settings = method.settings
-    optimiser = _optimiser(method, settings)
-    averaged = averaged_copy(method)
-    now = TrainingState(method, averaged, optimiser, best={}, progress={"step": 0, "best": None, "seconds": 0.0})
-    # A method without weights, such as a control, has nothing to train.
+        trained = trained.to(memory_format=torch.channels_last)
+    settings = trained.settings
+    optimiser = _optimiser(trained)
+    averaged = averaged_copy(trained)
+    now = TrainingState(trained, averaged, optimiser, best={}, progress={"step": 0, "best": None, "seconds": 0.0})
+    # What has no weights, such as a control, has nothing to train.
     steps = plan.steps if optimiser else 0
 
-    state_folder.mkdir(parents=True, exist_ok=True)
-    checkpoint, metrics = state_folder / "checkpoint.safetensors", state_folder / "metrics.jsonl"
-    key = f"{run.digest} {code_version}"
+    state.mkdir(parents=True, exist_ok=True)
+    checkpoint, metrics = state / CHECKPOINT, state / METRICS
     resumed = restore_checkpoint(checkpoint, now, key=key)
     _keep_until(metrics, now.progress["step"] if resumed else -1)
-    wrapped: Any = method
+    wrapped: Any = trained
     prepared: Any = None
     if optimiser:
-        wrapped, prepared = accelerator.prepare(method, optimiser)
+        wrapped, prepared = accelerator.prepare(trained, optimiser)
 
-    label = f"train {run.variant} on {run.dataset}, labels {run.labels}, seed {run.seed}"
     started, saved = time.monotonic() - now.progress["seconds"], time.monotonic()
     first, since = now.progress["step"], 0
     sums: dict[str, torch.Tensor] = {}
     with Progress(label, total=steps, unit="steps", done=first) as progress, metrics.open("a") as lines:
         for step in range(first, steps):
-            seed_step(run.seed, step)
+            seed_step(seed, step)
             batch = feed.batch(
                 step, steps=steps, labelled=plan.batch_size, unlabelled=plan.batch_size * settings.unlabelled_ratio
             )
-            method.train()
+            trained.train()
             terms = wrapped(batch, views, averaged)
             loss = torch.stack(list(terms.values())).sum()
             accelerator.backward(loss)
-            norm = accelerator.clip_grad_norm_(method.parameters(), plan.clip_norm)
+            norm = accelerator.clip_grad_norm_(trained.parameters(), plan.clip_norm)
             for group in prepared.param_groups:
-                group["lr"] = _learning_rate(settings, step=step, steps=steps)
+                group["lr"] = group["base"] * _schedule(settings, step=step, steps=steps)
             prepared.step()
             prepared.zero_grad(set_to_none=True)
-            update_average(averaged, method, decay=settings.ema, step=step + 1)
+            update_average(averaged, trained, decay=settings.ema, step=step + 1)
 
             # Sums stay on the device: the host asks for them only when a line is due.
             for name, value in {"loss": loss, **terms, "gradient_norm": norm}.items():
@@ -120,10 +176,11 @@ def train(
                 _write(lines, step=done, images=done * plan.batch_size, split="train", **means)
                 sums, since = {}, 0
             if done % plan.validate_every == 0 or done == steps:
-                scores = validate(averaged, feed, roles["validation"], autocast=accelerator.autocast)
+                scores = _validate(averaged, feed, roles["validation"], autocast=accelerator.autocast)
+                score = next(iter(scores.values()))
                 # On a tie the later weights win: few validation images saturate early.
-                if now.progress["best"] is None or scores["auroc"] >= now.progress["best"]:
-                    now.progress.update(best=scores["auroc"], best_step=done)
+                if now.progress["best"] is None or score >= now.progress["best"]:
+                    now.progress.update(best=score, best_step=done)
                     now.best = {name: value.clone() for name, value in averaged.state_dict().items()}
                 _write(lines, step=done, images=done * plan.batch_size, split="validation", **scores)
                 if track is not None:
@@ -137,84 +194,73 @@ def train(
     seconds = time.monotonic() - started
     if now.best:
         averaged.load_state_dict(now.best)
-    cost = {
-        "train_seconds": seconds,
-        "images_per_second": steps * plan.batch_size * (1 + settings.unlabelled_ratio) / seconds if steps else 0.0,
-        "parameters": sum(p.numel() for p in method.parameters()),
-        "peak_memory_mib": _peak_memory(device),
-        "device": describe(device),
-        "precision": precision,
-        "steps": steps,
-        "best_step": now.progress.get("best_step", 0),
-        "best_validation_auroc": now.progress["best"],
-    }
-    if accelerator.is_main_process:
-        save_model(averaged, out / "model", run=run, results=cost)
-        with atomic_path(out / "metrics.jsonl") as aside:
-            aside.write_bytes(metrics.read_bytes())
-        roles_count = {role: len(rows) for role, rows in roles.items()}
-        write_json(
-            out / "run.json",
-            {
-                "spec": run.model_dump(mode="json"),
-                "settings": settings.model_dump(mode="json"),
-                "run_id": run.digest,
-                "config_digest": run.digest,
-                "code_version": code_version,
-                "data_digest": data.info.digest,
-                "caveats": data.info.caveats,
-                "roles": roles_count,
-                "cost": cost,
-            },
-        )
-        for leftover in (checkpoint, metrics):
-            leftover.unlink(missing_ok=True)
+    return (
+        averaged,
+        metrics.read_bytes(),
+        {
+            "train_seconds": seconds,
+            "images_per_second": steps * plan.batch_size * (1 + settings.unlabelled_ratio) / seconds if steps else 0.0,
+            "parameters": sum(p.numel() for p in trained.parameters()),
+            "peak_memory_mib": _peak_memory(device),
+            "device": describe(device),
+            "precision": precision,
+            "steps": steps,
+            "best_step": now.progress.get("best_step", 0),
+            "best_validation": now.progress["best"],
+        },
+    )
 
 
-def build_method(run: RunSpec, info: Any) -> Method:
+def forget(state: Path | str) -> None:
+    """Remove the resumable state of a training whose results are written."""
+    for name in (CHECKPOINT, METRICS):
+        (Path(state) / name).unlink(missing_ok=True)
+
+
+def build_method(run: RunSpec, info: DataInfo, codec: Codec | None = None) -> Method:
     """Build the method of a run with its settings checked.
 
     Raises:
         ConfigError: unknown method, unknown or unfit settings.
     """
-    cls = load_method(run.method)
     try:
-        return cls(info, cls.Settings.model_validate(run.settings))
+        return load_method(run.method).build(info, run.settings, codec)
     except ValueError as error:  # pydantic's ValidationError is one
         raise ConfigError(f"methods.{run.variant}.settings: {error}") from error
 
 
 @torch.no_grad()
-def validate(
-    method: Method, feed: Feed, rows: np.ndarray, *, autocast: Callable[..., Any], batch_size: int = 512
+def _validate(
+    averaged: Trainable, feed: Feed, rows: np.ndarray, *, autocast: Callable[..., Any], batch_size: int = 512
 ) -> dict[str, float]:
-    """Return the mean loss and the macro AUROC (0.5 where no finding can be ranked) on some rows."""
+    """Return what the averaged weights say of some rows, batch by batch."""
+    parts = np.array_split(rows, max(1, len(rows) // batch_size))
     with autocast():
-        chunks = [method.predict(feed.images(part)) for part in np.array_split(rows, max(1, len(rows) // batch_size))]
-    probabilities = torch.cat(chunks).float().cpu().numpy()
-    labels = feed.store.labels[rows]
-    auroc = macro_auroc(probabilities, labels)
-    return {"auroc": auroc if math.isfinite(auroc) else 0.5}
+        return averaged.validate(map(feed.images, parts), feed.store.labels[rows])
 
 
-def _optimiser(method: Method, settings: MethodSettings) -> torch.optim.Optimizer | None:
-    weights = [p for p in method.parameters() if p.requires_grad]
-    if not weights:
+def _optimiser(trained: Trainable) -> torch.optim.Optimizer | None:
+    settings, other = trained.settings, trained.learning_rates()
+    groups: dict[tuple[float, float], list[torch.nn.Parameter]] = {}
+    for name, weight in trained.named_parameters():
+        if weight.requires_grad:
+            rate = other.get(name.partition(".")[0], settings.learning_rate)
+            # Norms and biases are not decayed, as in USB.
+            groups.setdefault((rate, settings.weight_decay if weight.ndim > 1 else 0.0), []).append(weight)
+    if not groups:
         return None
-    # Norms and biases are not decayed, as in USB.
-    groups = [
-        {"params": [p for p in weights if p.ndim > 1], "weight_decay": settings.weight_decay},
-        {"params": [p for p in weights if p.ndim <= 1], "weight_decay": 0.0},
+    kinds = [
+        {"params": weights, "lr": rate, "base": rate, "weight_decay": decay}
+        for (rate, decay), weights in groups.items()
     ]
     if settings.optimiser == "sgd":
-        return torch.optim.SGD(groups, lr=settings.learning_rate, momentum=0.9, nesterov=True, fused=True)
-    return torch.optim.AdamW(groups, lr=settings.learning_rate, fused=True)
+        return torch.optim.SGD(kinds, momentum=0.9, nesterov=True, fused=True)
+    return torch.optim.AdamW(kinds, fused=True)
 
 
-def _learning_rate(settings: MethodSettings, *, step: int, steps: int) -> float:
-    if settings.schedule == "cosine":
-        return settings.learning_rate * math.cos(7.0 * math.pi / 16.0 * step / steps)
-    return settings.learning_rate
+def _schedule(settings: MethodSettings, *, step: int, steps: int) -> float:
+    """Return the share of the learning rate that a step takes."""
+    return math.cos(7.0 * math.pi / 16.0 * step / steps) if settings.schedule == "cosine" else 1.0
 
 
 def _check_finite(means: dict[str, float], *, step: int, checkpoint: Path) -> None:

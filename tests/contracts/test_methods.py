@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from jointdiff.config import ConfigError, RunSpec
+from jointdiff.config import ConfigError, Explanation, RunSpec
 from jointdiff.data.augment import Views
 from jointdiff.data.source import Augmentations, DataInfo, LabelSpec
 from jointdiff.method import Batch, Explainer, Generator, HasFeatures, Method
@@ -99,8 +99,10 @@ def test_a_generator_draws_and_an_explainer_edits(case):
     if isinstance(method, Explainer):
         images = torch.rand(2, method.data.channels, 16, 16) * 2 - 1
         seeds = torch.tensor([1, 2])
-        answer = method.counterfactual(images, 0, 0.0, seeds, noise_level=300, steps=2, guidance=1.0)
+        how = Explanation(noise_level=300, steps=2, guidance=1.0)
+        answer = method.counterfactual(images, 0, 0.0, seeds, how=how)
         assert answer.images.shape == answer.control.shape == images.shape
+        assert answer.calls <= 25, "the default setting costs at most 25 network evaluations"
     if isinstance(method, HasFeatures):
         images = torch.rand(2, method.data.channels, 16, 16)
         assert method.features(images).ndim == 2
@@ -129,7 +131,7 @@ def test_the_joint_model_folder_is_a_pipeline_of_diffusers(tmp_path):
     noisy, steps = torch.randn(2, 3, 16, 16), torch.tensor([3, 700])
     with torch.no_grad():
         torch.testing.assert_close(pipeline.unet(noisy, steps).sample, method.unet(noisy, steps), atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(pipeline.scheduler.alphas_cumprod, method.process.signal)
+    torch.testing.assert_close(pipeline.scheduler.alphas_cumprod, method.process.signals)
 
 
 def test_load_model_says_what_a_folder_lacks(tmp_path):

@@ -2,6 +2,7 @@
 
 import types
 from dataclasses import replace
+from hashlib import sha256
 from itertools import pairwise
 
 import numpy as np
@@ -375,3 +376,78 @@ def test_a_list_of_another_data_set_is_named(store, tmp_path, content, message):
     (tmp_path / "list.txt").write_text(content)
     with pytest.raises(DataError, match=message):
         read_list(tmp_path / "list.txt", store)
+
+
+# Domains
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    data=data_sets(),
+    seed=st.integers(0, 5),
+    budget=st.sampled_from(["all", "0.5", "15"]),
+    folds=st.sampled_from([None, 4]),
+    whole=st.booleans(),
+)
+def test_labels_are_of_the_source_and_test_images_of_the_target(data, seed, budget, folds, whole):
+    labels, groups, published = data
+    g = np.random.default_rng(seed)
+    # A domain need not be of whole groups: near-duplicates may be joined across.
+    domains = np.where(g.random(len(labels))[groups if whole else slice(None)] < 0.5, "source", "target")
+    known = ~np.isnan(labels).all(axis=1)
+    roles = draw(labels, groups, published=published, budget=budget, seed=seed, folds=folds, domains=domains)
+    used, test = np.isin(roles, ["labelled", "validation"]), roles == "test"
+    assert (domains[used] == "source").all() and (domains[test] == "target").all()
+    assert (domains[roles == "unlabelled"] == "target").any()
+    assert not (budget == "all" and (roles[known & (domains == "source")] == "unlabelled").any())
+    for role in ("labelled", "validation", "unlabelled", "test"):
+        assert not set(groups[roles == role]) & set(groups[(roles != role) & (roles != "")]), "a group crosses roles"
+    if (published == "test").any() and not folds:
+        assert np.array_equal(test, (published == "test") & known & (domains == "target"))
+        assert (roles[(published == "test") & (domains == "source")] == "").all()
+    everything = draw(labels, groups, published=published, seed=seed, folds=folds, domains=domains)
+    available = int(np.isin(everything, ["labelled", "validation"]).sum())
+    assert used.sum() == {"all": available, "0.5": round(0.5 * available), "15": 15}[budget]
+    assert np.array_equal(test, everything == "test")
+
+
+def test_counts_per_class_are_of_the_source():
+    labels, domains = one_of_k(), np.resize(["source", "target"], 600)
+    roles = draw(labels, budget="7-per-class", kind="one_of_k", domains=domains)
+    used = np.isin(roles, ["labelled", "validation"])
+    assert labels[used].sum(axis=0).tolist() == [7] * 5 and set(domains[used]) == {"source"}
+    with pytest.raises(
+        BudgetError, match=r"larger than the data set, of which 300 images can be labelled \(75 are the"
+    ):
+        draw(labels, budget="301", kind="one_of_k", domains=domains)
+
+
+def test_a_list_may_not_name_target_images():
+    domains, listed = np.resize(["source", "target"], 80), np.arange(80) % 4 == 0
+    roles = draw(one_of_k(80, 2), kind="one_of_k", budget="list-x", listed=listed, domains=domains)
+    assert np.array_equal(np.isin(roles, ["labelled", "validation"]), listed)
+    with pytest.raises(BudgetError, match="'list-x' names 1 images of the target domain, which has no labels; remove"):
+        draw(one_of_k(80, 2), kind="one_of_k", budget="list-x", listed=listed | (np.arange(80) == 1), domains=domains)
+
+
+@settings(max_examples=20, deadline=None)
+@given(data=data_sets(), folds=st.sampled_from([None, 3]))
+def test_images_of_no_domain_play_the_roles_they_always_did(data, folds):
+    labels, groups, published = data
+    without = draw(labels, groups, published=published, budget="20", folds=folds)
+    domains = np.full(len(labels), "")
+    assert np.array_equal(without, draw(labels, groups, published=published, budget="20", folds=folds, domains=domains))
+
+
+@pytest.mark.parametrize(
+    ("how", "digest"),
+    [
+        ({"budget": "all"}, "8bfac3f4ad40c09c"),
+        ({"budget": "0.1", "seed": 1}, "31d008bffd69364f"),
+        ({"budget": "60", "seed": 7, "folds": 5}, "c799b4f873d9d28e"),
+        ({"budget": "7-per-class", "kind": "one_of_k"}, "e3fc5d84228d77d0"),
+    ],
+)
+def test_splits_stay_what_they_were_before_there_were_domains(how, digest):
+    roles = draw(one_of_k(), np.arange(600) // 2, **how)
+    assert sha256(" ".join(roles).encode()).hexdigest()[:16] == digest

@@ -141,7 +141,7 @@ def test_the_best_validated_average_is_kept(data, tmp_path, monkeypatch):
         seen.append({name: value.clone() for name, value in method.state_dict().items()})
         return {"auroc": next(scores)}
 
-    monkeypatch.setattr(loop, "validate", fake)
+    monkeypatch.setattr(loop, "_validate", fake)
     train(spec("supervised", steps=9), **data, out=tmp_path, state=tmp_path / "state")
     kept = load_model(tmp_path / "model").state_dict()
     assert all(torch.equal(kept[name], seen[1][name]) for name in kept), "the later of two equals"

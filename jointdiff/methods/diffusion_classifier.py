@@ -1,0 +1,214 @@
+"""A conditional diffusion model as a classifier (Favero et al. 2025, arXiv 2502.03687; Li et al. 2023)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from jointdiff.config import Explanation
+from jointdiff.data.augment import Views
+from jointdiff.data.source import DataInfo
+from jointdiff.diffusion.editing import edit
+from jointdiff.diffusion.process import ContinuousProcess, DiscreteProcess, Process, noise_for
+from jointdiff.method import Batch, Counterfactuals, Losses, SavedPart
+from jointdiff.methods._diffusion import DiffusionMethod
+from jointdiff.nets.codecs import Codec
+from jointdiff.nets.dit import DiT
+from jointdiff.nets.stable_diffusion import StableDiffusion, prompts_for
+from jointdiff.nets.unet import UNet
+
+
+class DiffusionClassifier(DiffusionMethod):
+    """Which condition lets the model estimate the noise in an image best? Errors over trials give votes."""
+
+    class Settings(DiffusionMethod.Settings):
+        """The authors' settings for 256 px, where the entry asks for the wavelet codec."""
+
+        learning_rate: float = 1e-4
+        weight_decay: float = 0.01
+        ema: float = 0.9999
+        unlabelled_ratio: int = 1  # unlabelled images per labelled one; they train the model without a condition
+        backbone: Literal["unet", "dit", "stable_diffusion"] = "unet"
+        width: int = 128  # channels of the U-Net's first level, or of every layer of the DiT
+        multipliers: tuple[int, ...] = (1, 2, 4, 4)  # U-Net: channels of each level, times the width
+        blocks: int = 2  # U-Net: residual blocks per level
+        attention_at: tuple[int, ...] = (32, 16)  # U-Net: sides of the maps with self-attention, pixels
+        dropout: float = 0.0  # U-Net: in the residual blocks
+        patch: int = 4  # DiT: side of a patch, in pixels of the codes
+        depth: int = 12  # DiT: number of layers
+        heads: int = 12  # DiT: of each attention
+        pretrained: str | None = None  # Stable Diffusion: folder or hub id of the pipeline
+        present: str = "an image of {label}"  # Stable Diffusion: the text for a class, or for a finding's presence
+        absent: str = "an image without {label}"  # Stable Diffusion: the text for a finding's absence
+        tuning: Literal["full", "lora", "none"] = "full"  # Stable Diffusion: what is trained
+        lora_rank: int = 16
+        label_dropout: float = 0.15  # share of the labelled images whose label is withheld
+        snr_limit: float = 5.0  # the loss on the noise is weighted by 1 / (1 + min(SNR, limit))
+        quick_trials: int = 16  # trials behind `predict`, which validation and explanations ask
+
+    settings: Settings
+    net: nn.Module
+    process: Process
+
+    def __init__(
+        self, data: DataInfo, settings: Settings, codec: Codec | None = None, saved: Path | None = None
+    ) -> None:
+        super().__init__(data, settings, codec)
+        channels, size, conditions = self.codec.channels, self.codec.size, self.task.conditions + 1
+        self.process = ContinuousProcess(size, clip=self.codec.bounded)
+        if settings.backbone == "unet":
+            self.net = UNet(
+                channels=channels,
+                size=size,
+                width=settings.width,
+                multipliers=settings.multipliers,
+                blocks=settings.blocks,
+                attention_at=settings.attention_at,
+                dropout=settings.dropout,
+                conditions=conditions,
+            )
+        elif settings.backbone == "dit":
+            self.net = DiT(
+                channels=channels,
+                size=size,
+                patch=settings.patch,
+                width=settings.width,
+                depth=settings.depth,
+                heads=settings.heads,
+                conditions=conditions,
+            )
+        else:
+            self.net = self._foundation(settings) if saved is None else StableDiffusion.from_saved(saved / "net")
+            self.process = DiscreteProcess(self.net.schedule, prediction=self.net.prediction, clip=False)
+
+    # --- Training ---------------------------------------------------------------------------------------------------
+
+    def losses(self, batch: Batch, views: Views, averaged: DiffusionClassifier) -> Losses:
+        """Return the weighted error of the noise estimate, labelled images under their labels, others under none."""
+        labelled, unlabelled = views.weak(batch.labelled), views.flip(batch.unlabelled)
+        codes = self.codes_of(torch.cat([labelled, unlabelled]))
+        conditions = self.task.draw_conditions(batch.labels)
+        none = self.task.conditions
+        dropped = torch.rand(len(conditions), device=codes.device) < self.settings.label_dropout
+        conditions = torch.cat([conditions.masked_fill(dropped, none), conditions.new_full((len(unlabelled),), none)])
+        steps = self.process.steps_at(torch.rand(len(codes), device=codes.device))
+        noise = torch.randn_like(codes)
+        noisy = self.process.add_noise(codes, noise, steps)
+        estimate = self.process.noise_from(self.net(noisy, steps, conditions).float(), noisy, steps)
+        signal = self.process.signal(steps)
+        weight = 1.0 / (1.0 + (signal / (1.0 - signal)).clamp(max=self.settings.snr_limit))
+        return {"denoising": ((estimate - noise).square().mean(dim=(1, 2, 3)) * weight).mean()}
+
+    # --- Classification ---------------------------------------------------------------------------------------------
+
+    def trial_errors(self, codes: Tensor, steps: Tensor, noise: Tensor, conditions: Tensor) -> Tensor:
+        """Return |eps_hat - eps|^2 (M,), summed, of codes (M, c, h, w) noised at steps (M,) under conditions (M,)."""
+        noisy = self.process.add_noise(codes, noise, steps)
+        estimate = self.process.noise_from(self.net(noisy, steps, conditions).float(), noisy, steps)
+        return (estimate - noise).square().sum(dim=(1, 2, 3))
+
+    def probabilities(self, codes: Tensor) -> Tensor:
+        """Return probabilities (N, K) by the mean error over a few trials, the same ones for every image."""
+        trials, conditions, n = self.settings.quick_trials, self.task.conditions, len(codes)
+        seeds = torch.arange(trials, device=codes.device)
+        noise = noise_for(seeds, tuple(codes.shape[1:]), purpose="quick trial")
+        errors = codes.new_zeros(n, conditions)
+        each = torch.arange(conditions, device=codes.device).repeat(n)
+        at = self.process.steps_at((torch.arange(trials, device=codes.device) + 0.5) / trials)
+        for trial in range(trials):
+            steps = at[trial].expand(n * conditions)
+            shared = noise[trial].expand(n * conditions, *codes.shape[1:])
+            found = self.trial_errors(codes.repeat_interleave(conditions, dim=0), steps, shared, each)
+            errors = errors + found.view(n, conditions) / trials
+        # The posterior of the evidence bound, in which a squared error counts half (Li et al. 2023, Eq. 5).
+        chosen = [(-0.5 * errors[:, contest]).softmax(dim=1) for contest in map(list, self.task.contests)]
+        return chosen[0] if len(chosen) == 1 else torch.stack([pair[:, 1] for pair in chosen], dim=1)
+
+    # --- Generation and explanation ---------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def sample(self, labels: Tensor, seeds: Tensor, *, steps: int, sampler: str, guidance: float) -> Tensor:
+        """Draw images (N, C, H, W) in [-1, 1] under labels (N, K) by classifier-free guidance (Ho & Salimans 2022).
+
+        ``guidance`` is w in (1 + w) v_c - w v_none; 0 ignores the labels. Several findings add up their differences
+        (Liu et al. 2022, composable diffusion).
+        """
+        wanted = self._wanted(labels)
+
+        def output(z: Tensor, at: Tensor) -> Tensor:
+            none = torch.full((len(z),), self.task.conditions, device=z.device)
+            if guidance == 0.0:
+                return self.net(z, at, none).float()
+            asked = [none, *wanted]
+            answers = self.net(z.repeat(len(asked), 1, 1, 1), at.repeat(len(asked)), torch.cat(asked)).float()
+            plain, *told = answers.chunk(len(asked))
+            return plain + (1.0 + guidance) * sum(one - plain for one in told)
+
+        return self.draw(seeds, output, steps=steps, sampler=sampler)
+
+    def calls_per_step(self, guidance: float) -> int:
+        """Return one call without a condition and, under guidance, one for each finding."""
+        return 1 + len(self.task.contests) if guidance else 1
+
+    def _wanted(self, labels: Tensor) -> list[Tensor]:
+        """Return the conditions (N,) that labels (N, K) stand for: the class, or a state of each finding."""
+        if len(self.task.contests) == 1:
+            return [labels.argmax(dim=1)]
+        return [2 * k + labels[:, k].ge(0.5).long() for k in range(self.task.outputs)]
+
+    def counterfactual(
+        self, images: Tensor, finding: int, target: float, seeds: Tensor, *, how: Explanation
+    ) -> Counterfactuals:
+        """Rebuild each image with ``finding`` absent (target 0) or present (1), by classifier-free guidance.
+
+        (1 + w) eps_c - w eps_none with the condition c that says so; where none does, as for "any other of ten
+        classes", guidance leads away from the class: (1 + w) eps_none - w eps_class.
+        """
+        condition = self.task.condition(finding, target)
+        away = condition is None
+        asked = self.task.condition(finding, 1.0) if condition is None else condition
+        w = how.guidance
+
+        def plain(z: Tensor, steps: Tensor) -> Tensor:
+            return self.net(z, steps, torch.full((len(z),), self.task.conditions, device=z.device)).float()
+
+        def guide(z: Tensor, steps: Tensor) -> tuple[Tensor, Tensor]:
+            both = torch.tensor([self.task.conditions, asked], device=z.device).repeat_interleave(len(z))
+            none, told = self.net(z.repeat(2, 1, 1, 1), steps.repeat(2), both).float().chunk(2)
+            return none, none + (-w if away else 1.0 + w) * (told - none)
+
+        return edit(
+            images,
+            seeds,
+            plain=plain,
+            guide=guide,
+            guide_calls=2,
+            codec=self.codec,
+            process=self.process,
+            how=how,
+        )
+
+    # --- The foundation model, and saving ---------------------------------------------------------------------------
+
+    def _foundation(self, settings: Settings) -> StableDiffusion:
+        if settings.pretrained is None:
+            raise ValueError("pretrained: name the folder or hub id of a Stable Diffusion pipeline")
+        prompts = prompts_for(self.data.labels, present=settings.present, absent=settings.absent)
+        net = StableDiffusion.load(settings.pretrained, prompts, tuning=settings.tuning, lora_rank=settings.lora_rank)
+        if net.channels != self.codec.channels:
+            raise ValueError(
+                f"{settings.pretrained} works on {net.channels} channels, the codes have {self.codec.channels}: "
+                "name its own autoencoder under `autoencoder`"
+            )
+        return net
+
+    def diffusers_parts(self) -> dict[str, SavedPart]:
+        """Name the parts that are saved in diffusers' layout."""
+        latent: dict[str, Any] = {"vqvae": self.codec} if self.codec.costly else {}
+        return {"net": self.net, "scheduler": self.process, **latent}  # type: ignore[dict-item]
+
+
+METHOD = DiffusionClassifier

@@ -1,0 +1,56 @@
+"""How far a pseudo-label is trusted: rules that weigh each by the confidence behind it."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from jointdiff.task import Task
+
+
+class FixedThreshold(nn.Module):
+    """Trust what reaches a confidence, and nothing else (FixMatch, Sohn et al. 2020, Eq. 4)."""
+
+    def __init__(self, task: Task, threshold: float) -> None:
+        super().__init__()
+        self.task, self.threshold = task, threshold
+
+    def forward(self, logits: Tensor) -> tuple[Tensor, Tensor]:
+        """Return hard targets (N, K) and their weights (N, 1) or (N, K), 0 or 1."""
+        return self.task.pseudo_labels(logits, threshold=self.threshold)
+
+
+class SoftThreshold(nn.Module):
+    """Trust all, less so the further a confidence lies below the mean (SoftMatch, Chen et al. 2023, Eq. 5-7).
+
+    The weight is a Gaussian of the confidence, truncated above its running mean; mean and variance are kept for each
+    finding, or over all classes.
+
+    Args:
+        task: one-of-K or multi-label.
+        momentum: of the running mean and variance.
+        deviations: the Gaussian's width is the standard deviation over this.
+    """
+
+    mean: Tensor
+    variance: Tensor
+
+    def __init__(self, task: Task, *, momentum: float = 0.999, deviations: float = 2.0) -> None:
+        super().__init__()
+        self.task, self.momentum, self.deviations = task, momentum, deviations
+        columns = task.outputs if task.labels.kind == "multi_label" else 1
+        # A guess between two findings is right half the time, one among K classes a K-th.
+        chance = 0.5 if task.labels.kind == "multi_label" else 1.0 / task.outputs
+        self.register_buffer("mean", torch.full((columns,), chance))
+        self.register_buffer("variance", torch.ones(columns))
+
+    def forward(self, logits: Tensor) -> tuple[Tensor, Tensor]:
+        """Return hard targets (N, K) and their weights (N, 1) or (N, K) in (0, 1]; in training, learn from them."""
+        target, _ = self.task.pseudo_labels(logits, threshold=0.0)
+        p = self.task.probabilities(logits)
+        confidence = torch.maximum(p, 1.0 - p) if self.task.labels.kind == "multi_label" else p.amax(1, keepdim=True)
+        if self.training:
+            self.mean.lerp_(confidence.mean(0), 1.0 - self.momentum)
+            self.variance.lerp_(confidence.var(0), 1.0 - self.momentum)
+        below = (confidence - self.mean).clamp(max=0.0)
+        return target, torch.exp(-below.square() / (2.0 * self.variance / self.deviations**2))
