@@ -148,10 +148,16 @@ class Voting(Closed):
 
     trials: int = Field(501, ge=1)  # N, at most
     rule: Literal["majority", "mean"] = "majority"  # of the trials' winners, or the least mean error
-    stop: bool = False  # hold no trial of classes that are beaten; otherwise every error is kept, for every rule
-    error: float = Field(0.05, ge=0, lt=1)  # at most this chance that stopping early misses the winner of all trials
+    stop: bool = False  # race: hold no trial of classes that are beaten; otherwise every error is kept, for every rule
+    error: float = Field(0.05, ge=0, lt=1)  # of a race: chance to miss the class that beats every other in all trials
     block: int = Field(8, ge=1)  # trials between two looks at what is decided
     batch_size: int = Field(512, ge=1)  # network calls at once; changes no answer
+
+    @model_validator(mode="after")
+    def _one_rule(self) -> Voting:
+        if self.stop and self.rule == "mean":
+            raise ConfigError("voting.rule: a race (`stop: true`) decides by duels; leave rule at majority")
+        return self
 
 
 class Evaluation(Closed):
@@ -251,6 +257,37 @@ class Experiment(Closed):
         """Return how a variant's findings are removed."""
         return Explanation.model_validate({**self.explanation.model_dump(), **self.methods[method].explanation})
 
+    def changes(self) -> dict[str, dict[str, Any]]:
+        """Say of each variant with a ``base`` what it changes: {"base": name, "changes": {"settings.x": [old, new]}}.
+
+        A setting that only one of the two names is "default" in the other, since its value is the method's own affair.
+        Whether images are drawn and findings explained is left out: that changes what is measured, not the model.
+        """
+        found = {}
+        for name, variant in self.methods.items():
+            if variant.base is not None:
+                old, new = self._resolved(variant.base), self._resolved(name)
+                keys = (key for key in {**old, **new} if old.get(key, "default") != new.get(key, "default"))
+                changed = {key: [old.get(key, "default"), new.get(key, "default")] for key in keys}
+                found[name] = {"base": variant.base, "changes": changed}
+        return found
+
+    def _resolved(self, method: str) -> dict[str, Any]:
+        """Return everything that decides what a variant is, by dotted key."""
+        variant = self.methods[method]
+        sections = {
+            "settings": variant.settings,
+            "training": {**self.training.model_dump(), **variant.training},
+            "generation": self.generation_of(method).model_dump(),
+            "explanation": self.explanation_of(method).model_dump(),
+        }
+        return {
+            "method": variant.method or method,
+            "autoencoder": variant.autoencoder,
+            "labels": variant.labels,
+            **{f"{section}.{key}": value for section, values in sections.items() for key, value in values.items()},
+        }
+
     def cells(self) -> list[tuple[str, str, str, int]]:
         """List (dataset, labels, method, seed) for every training of the grid."""
         return [
@@ -310,7 +347,7 @@ class FirstStage(Closed):
     @property
     def digest(self) -> str:
         """Identify what is trained."""
-        return digest(self.model_dump(mode="json", exclude={"name": True, "training": QUIET}))  # type: ignore[arg-type]
+        return digest(self.model_dump(mode="json", exclude={"name": True, "training": QUIET}))
 
 
 # The device and how often we log or save change neither the weights nor the scores beyond rounding.

@@ -62,10 +62,11 @@ def load_model(folder: Path | str) -> Method:
     codec = Autoencoder(folder / AUTOENCODER, info) if (folder / AUTOENCODER).is_dir() else None
     method = cls.build(info, config["settings"], codec, folder)
     tensors = load_file(folder / "model.safetensors")
+    own = method.state_dict()
     for name, part in method.diffusers_parts().items():
         weights = folder / name / "diffusion_pytorch_model.safetensors"
         if hasattr(part, "from_saved"):  # it has read its folder itself
-            tensors |= {f"{name}.{key}": value for key, value in part.state_dict().items()}
+            tensors |= {key: value for key, value in own.items() if key.startswith(f"{name}.")}
         elif hasattr(method, name) and weights.is_file():
             tensors |= {f"{name}.{key}": value for key, value in load_file(weights).items()}
     try:

@@ -58,6 +58,14 @@ class Task(ABC):
         """Return a condition (N,) that each of the labels fulfils, at random where there are several."""
 
     @abstractmethod
+    def conditions_of(self, labels: Tensor) -> list[Tensor]:
+        """Return the conditions (N,) that known labels fulfil, one list entry per contest."""
+
+    @abstractmethod
+    def outcome(self, chosen: list[Tensor]) -> Tensor:
+        """Return probabilities (N, K) from those of each contest, (N, C) each."""
+
+    @abstractmethod
     def condition(self, finding: int, target: float) -> int | None:
         """Return the condition under which ``finding`` is absent (target 0) or present (1), if there is one."""
 
@@ -101,6 +109,14 @@ class OneOfK(Task):
     def draw_conditions(self, labels: Tensor) -> Tensor:
         """Return the class, or none where it is unknown."""
         return torch.where(labels.isnan().any(dim=1), self.conditions, labels.nan_to_num(0.0).argmax(dim=1))
+
+    def conditions_of(self, labels: Tensor) -> list[Tensor]:
+        """Return the class."""
+        return [labels.argmax(dim=1)]
+
+    def outcome(self, chosen: list[Tensor]) -> Tensor:
+        """Return the one contest's."""
+        return chosen[0]
 
     def condition(self, finding: int, target: float) -> int | None:
         """Return the class itself; nothing says that an image is of any other class."""
@@ -151,6 +167,14 @@ class MultiLabel(Task):
         picked = torch.multinomial(known.float() + 1e-9, 1)
         state = labels.nan_to_num(0.0).gather(1, picked).ge(0.5).long()
         return torch.where(known.any(dim=1), (2 * picked + state)[:, 0], self.conditions)
+
+    def conditions_of(self, labels: Tensor) -> list[Tensor]:
+        """Return each finding's absence or presence."""
+        return [2 * k + labels[:, k].ge(0.5).long() for k in range(self.outputs)]
+
+    def outcome(self, chosen: list[Tensor]) -> Tensor:
+        """Return the probability of each finding's presence."""
+        return torch.stack([pair[:, 1] for pair in chosen], dim=1)
 
     def condition(self, finding: int, target: float) -> int | None:
         """Return the finding's absence or presence."""

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -21,9 +21,6 @@ from jointdiff.evaluate.bootstrap import percentile_interval, resample
 from jointdiff.evaluate.classification import Predictions, ratio, read_predictions
 from jointdiff.evaluate.scores import NOWHERE, Identity, Row, format_protocol, score_row
 from jointdiff.files import atomic_path
-
-if TYPE_CHECKING:
-    from jointdiff.config import Voting
 
 Kind = Literal["one_of_k", "multi_label"]
 Contests = Sequence[Sequence[int]]
@@ -47,7 +44,7 @@ def majority(errors: np.ndarray) -> np.ndarray:
     """Return the share of trials that each condition of one contest wins: (n, N, C) -> (n, C).
 
     Equal errors share their vote. Of conditions with equally many votes, that of the smaller mean error is lifted by
-    1e-6, which overturns no vote (Favero et al. 2025, majority voting).
+    1e-6, which overturns no vote (Favero et al. 2025, arXiv 2502.03687).
     """
     shares = _votes(errors).mean(1)
     return _lifted(shares, _best(shares, errors))
@@ -56,7 +53,8 @@ def majority(errors: np.ndarray) -> np.ndarray:
 def mean(errors: np.ndarray) -> np.ndarray:
     """Return the posterior of the conditions of one contest under equal priors: (n, N, C) -> (n, C).
 
-    The softmax of minus half the mean squared error (Li et al. 2023, Eq. 6), errors being summed over pixels.
+    The softmax of minus the mean squared error, summed over pixels (Li et al. 2023, arXiv 2303.16203), which is halved
+    here: the logarithm of a Gaussian's density counts a squared error half.
     """
     logits = _means(errors) / -2
     odds = np.exp(logits - logits.max(1, keepdims=True))
@@ -101,15 +99,17 @@ class Race:
 
     An image's trials are a finite population in random order, and a duel of conditions a and b is a ballot on it: a
     trial is 1 where a has the smaller error, 0 where b has, 1/2 on a tie. H(a, b), "a does not win more than half of
-    all trials", is tested by ALPHA without replacement (Stark 2023, Sec. 2.2). It is rejected where a's lead cannot be
-    overtaken, or the martingale reaches (C - 1) / error; that eliminates b. With error 0 only the former counts.
+    all trials", is tested by ALPHA without replacement (Stark 2023, arXiv 2201.02707). It is rejected where a's lead
+    cannot be overtaken, or the martingale reaches (C - 1) / error; that eliminates b. With error 0 only the former
+    counts.
 
     If w beats every other condition over all trials (Condorcet winner), P(winner != w) <= error:
     w loses only if some H(a, w) is rejected, since what is left at the end without w has eliminated it.
     Each of these C - 1 hypotheses is true, and under it the martingale starts at 1 and is never negative.
     By Ville's inequality it ever reaches (C - 1) / error with probability at most error / (C - 1); they sum to error.
 
-    The largest share of votes among all conditions need not be w's; with two conditions it is.
+    Of two conditions w is the one with the majority. Of more, it need not be the one with most votes; and where nobody
+    beats all others, the order of trials has a say in who is left.
 
     Args:
         images: n.
@@ -242,7 +242,9 @@ def fixed(errors: np.ndarray, contests: Contests, *, kind: Kind, rule: Rule, tri
     """
     _check(errors, contests, trials)
     if np.isnan(errors[:, :trials]).any():
-        raise MissingErrors(f"the rule {rule!r} needs all errors, and some are NaN: record them with voting.error: 0")
+        raise MissingErrors(
+            f"the rule {rule!r} needs all errors, and some are NaN: record them with voting.stop: false"
+        )
 
     def decide(part: np.ndarray) -> Replay:
         each = [RULES[rule](part[:, :, list(contest)]) for contest in contests]
@@ -282,19 +284,6 @@ def replay(errors: np.ndarray, contests: Contests, *, kind: Kind, trials: int, e
     return _in_chunks(decide, errors[:, :trials])
 
 
-def decide(errors: np.ndarray, contests: Contests, *, kind: Kind, voting: Voting) -> np.ndarray:
-    """Return the probabilities (n, K) that the settings make of errors (n, N, C): by a race, or by the fixed rule.
-
-    Raises:
-        MissingErrors: an error that is needed is NaN.
-    """
-    if voting.error:
-        answer = replay(errors, contests, kind=kind, trials=voting.trials, error=voting.error, block=voting.block)
-    else:
-        answer = fixed(errors, contests, kind=kind, rule=voting.rule, trials=voting.trials)
-    return answer.probabilities
-
-
 def _check(errors: np.ndarray, contests: Contests, trials: int) -> None:
     """Refuse errors that do not have the conditions or the trials."""
     conditions = sum(map(len, contests))
@@ -332,52 +321,46 @@ class Votes:
     role: np.ndarray  # (n,) str
     steps: np.ndarray  # (n, N) float32: noise levels
     errors: np.ndarray  # (n, N, C) float32, NaN where not computed
-    condition_names: tuple[str, ...]  # (C,)
-    kind: Kind
+    conditions: tuple[str, ...]  # (C,) names
     contests: tuple[tuple[int, ...], ...]
-    cost: dict[str, float]
+    kind: Kind
+    names: tuple[str, ...]  # (K,) classes or findings
+    cost: Mapping[str, float]
 
 
-def write_votes(
-    path: Path | str,
-    *,
-    sample_ids: np.ndarray,
-    role: np.ndarray,
-    steps: np.ndarray,
-    errors: np.ndarray,
-    condition_names: Sequence[str],
-    kind: str,
-    contests: Contests,
-    cost: Mapping[str, float] | None = None,
-) -> None:
-    """Write trials of images (see ``Votes``) to a Parquet file, one row per image and trial, whole or not at all.
+def write_votes(path: Path | str, votes: Votes) -> None:
+    """Write trials to a Parquet file, one row per image and trial, whole or not at all.
 
     Raises:
-        ValueError: the arrays do not belong together.
+        ValueError: the arrays do not belong together, or two conditions have one name.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    images, trials = np.shape(steps)
-    if np.shape(errors) != (images, trials, len(set(condition_names))) or not len(sample_ids) == len(role) == images:
+    images, trials = votes.steps.shape
+    expected = images, trials, len(set(votes.conditions))
+    if votes.errors.shape != expected or not len(votes.sample_ids) == len(votes.role) == images:
         raise ValueError(
-            f"{path}: errors {np.shape(errors)} do not fit steps {np.shape(steps)}, {len(sample_ids)} sample_ids,"
-            f" {len(role)} roles and {len(set(condition_names))} different condition_names"
+            f"{path}: errors {votes.errors.shape} do not fit steps {votes.steps.shape}, {len(votes.sample_ids)}"
+            f" sample_ids, {len(votes.role)} roles and {expected[2]} different conditions"
         )
     image = pa.array(np.repeat(np.arange(images, dtype=np.int32), trials))
     columns: dict[str, Any] = {
-        "sample_id": pa.DictionaryArray.from_arrays(image, pa.array(np.asarray(sample_ids, dtype=str))),
-        "role": pa.DictionaryArray.from_arrays(image, pa.array(np.asarray(role, dtype=str))),
+        "sample_id": pa.DictionaryArray.from_arrays(image, pa.array(np.asarray(votes.sample_ids, dtype=str))),
+        "role": pa.DictionaryArray.from_arrays(image, pa.array(np.asarray(votes.role, dtype=str))),
         "trial": np.tile(np.arange(trials, dtype=np.int32), images),
-        "step": np.asarray(steps, dtype=np.float32).ravel(),
+        "step": votes.steps.astype(np.float32).ravel(),
     }
-    floats = {f"error:{name}": errors[:, :, c].astype(np.float32).ravel() for c, name in enumerate(condition_names)}
+    floats = {
+        f"error:{name}": votes.errors[:, :, c].astype(np.float32).ravel() for c, name in enumerate(votes.conditions)
+    }
     about = {
-        "kind": kind,
-        "names": list(condition_names),
-        "contests": [list(contest) for contest in contests],
+        "kind": votes.kind,
+        "names": votes.names,
+        "conditions": votes.conditions,
+        "contests": votes.contests,
         "trials": trials,
-        "cost": dict(cost or {}),
+        "cost": dict(votes.cost),
     }
     table = pa.table(columns | floats).replace_schema_metadata({"votes": json.dumps(about)})
     with atomic_path(path) as aside:
@@ -402,9 +385,9 @@ def read_votes(path: Path | str) -> Votes:
     except pa.ArrowInvalid as error:
         raise ValueError(f"{path} is not a parquet file ({error}); {again}") from error
     about = json.loads((table.schema.metadata or {}).get(b"votes", b"{}"))
-    if missing := [key for key in ("kind", "names", "contests", "trials", "cost") if key not in about]:
+    if missing := [key for key in ("kind", "names", "conditions", "contests", "trials", "cost") if key not in about]:
         raise ValueError(f"{path} is not a table of votes: its metadata 'votes' lack {missing[0]!r}; {again}")
-    errors = [f"error:{name}" for name in about["names"]]
+    errors = [f"error:{name}" for name in about["conditions"]]
     if missing := [c for c in ("sample_id", "role", "trial", "step", *errors) if c not in table.column_names]:
         raise ValueError(f"{path} lacks the column {missing[0]!r}; {again}")
     shape = -1, about["trials"]
@@ -419,9 +402,10 @@ def read_votes(path: Path | str) -> Votes:
         role=_text(table, "role", shape[1]),
         steps=_numbers(table, "step").reshape(shape),
         errors=np.stack([_numbers(table, name).reshape(shape) for name in errors], axis=2),
-        condition_names=tuple(about["names"]),
-        kind=about["kind"],
+        conditions=tuple(about["conditions"]),
         contests=tuple(map(tuple, about["contests"])),
+        kind=about["kind"],
+        names=tuple(about["names"]),
         cost=about["cost"],
     )
 
@@ -431,7 +415,7 @@ def _numbers(table: Any, name: str) -> np.ndarray:
 
 
 def _text(table: Any, name: str, every: int) -> np.ndarray:
-    """Return every so manieth entry of a column; a million rows as Python text would take seconds."""
+    """Return one entry of a column in so many; a million rows as Python text would take seconds."""
     column = table.column(name).unify_dictionaries().combine_chunks().dictionary_encode()
     return np.array(column.dictionary.to_pylist(), dtype=str)[np.from_dlpack(column.indices)[::every]]
 
@@ -493,8 +477,7 @@ def score_votes(
 
 def _aligned(votes: Votes, cell: Predictions, files: str) -> tuple[Predictions, np.ndarray]:
     """Return the labels and groups of the recorded test images, and their errors."""
-    outputs = len(votes.condition_names) if votes.kind == "one_of_k" else len(votes.contests)
-    if (votes.kind, outputs) != (cell.kind, len(cell.names)):
+    if (votes.kind, votes.names) != (cell.kind, cell.names):
         raise ValueError(f"{files} are not of the same labels; delete both so that the images are classified again")
     test = votes.role == "test"
     row_of = {sample_id: row for row, sample_id in enumerate(cell.sample_ids)}

@@ -123,9 +123,8 @@ class DiffusionClassifier(DiffusionMethod):
             shared = noise[trial].expand(n * conditions, *codes.shape[1:])
             found = self.trial_errors(codes.repeat_interleave(conditions, dim=0), steps, shared, each)
             errors = errors + found.view(n, conditions) / trials
-        # The posterior of the evidence bound, in which a squared error counts half (Li et al. 2023, Eq. 5).
-        chosen = [(-0.5 * errors[:, contest]).softmax(dim=1) for contest in map(list, self.task.contests)]
-        return chosen[0] if len(chosen) == 1 else torch.stack([pair[:, 1] for pair in chosen], dim=1)
+        # The posterior under the evidence bound (Li et al. 2023), in which a Gaussian's squared error counts half.
+        return self.task.outcome([(-0.5 * errors[:, contest]).softmax(dim=1) for contest in map(list, self.task.contests)])
 
     # --- Generation and explanation ---------------------------------------------------------------------------------
 
@@ -136,7 +135,7 @@ class DiffusionClassifier(DiffusionMethod):
         ``guidance`` is w in (1 + w) v_c - w v_none; 0 ignores the labels. Several findings add up their differences
         (Liu et al. 2022, composable diffusion).
         """
-        wanted = self._wanted(labels)
+        wanted = self.task.conditions_of(labels)
 
         def output(z: Tensor, at: Tensor) -> Tensor:
             none = torch.full((len(z),), self.task.conditions, device=z.device)
@@ -152,12 +151,6 @@ class DiffusionClassifier(DiffusionMethod):
     def calls_per_step(self, guidance: float) -> int:
         """Return one call without a condition and, under guidance, one for each finding."""
         return 1 + len(self.task.contests) if guidance else 1
-
-    def _wanted(self, labels: Tensor) -> list[Tensor]:
-        """Return the conditions (N,) that labels (N, K) stand for: the class, or a state of each finding."""
-        if len(self.task.contests) == 1:
-            return [labels.argmax(dim=1)]
-        return [2 * k + labels[:, k].ge(0.5).long() for k in range(self.task.outputs)]
 
     def counterfactual(
         self, images: Tensor, finding: int, target: float, seeds: Tensor, *, how: Explanation
@@ -208,7 +201,7 @@ class DiffusionClassifier(DiffusionMethod):
     def diffusers_parts(self) -> dict[str, SavedPart]:
         """Name the parts that are saved in diffusers' layout."""
         latent: dict[str, Any] = {"vqvae": self.codec} if self.codec.costly else {}
-        return {"net": self.net, "scheduler": self.process, **latent}  # type: ignore[dict-item]
+        return {"net": self.net, "scheduler": self.process, **latent}
 
 
 METHOD = DiffusionClassifier

@@ -128,7 +128,9 @@ class JointDiffusion(DiffusionMethod):
         strong = consistent and self.settings.consistency_view == "strong"
         if strong:
             parts, at = [*parts, self.codes_of(views.strong(batch.unlabelled))], [*at, torch.zeros_like(steps)]
-        target, trusted = self._pseudo_labels(codes, averaged) if consistent or self.settings.conditional else (None,) * 2
+        nothing = codes[:0]
+        asked = consistent or self.settings.conditional
+        target, trusted = self._pseudo_labels(codes, averaged) if asked else (nothing, nothing)
 
         encodings = self.unet.encode(torch.cat(parts), torch.cat(at)).split(*map(len, parts))
         decoded = encodings[0]
