@@ -7,9 +7,17 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from jointdiff.config import SCHEMA, ConfigError, Explanation, Generation, config_schema, load_experiment
+from pydantic import BaseModel, ValidationError
+
+from jointdiff.config import SCHEMA, ConfigError, Explanation, Generation, Voting, config_schema, load_experiment
+
+if TYPE_CHECKING:
+    from jointdiff.apply import Answers
+
+Checked = TypeVar("Checked", bound=BaseModel)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -58,27 +66,50 @@ def _parser() -> argparse.ArgumentParser:
     mlflow.add_argument("--port", type=int, default=5000, help="default: %(default)s")
 
     predict = command("predict", _predict)
-    predict.add_argument("model", type=Path, help="model folder")
-    predict.add_argument("images", type=Path, nargs="+", help="image files; grey or colour as the model was trained")
-    predict.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
+    _add_images(predict)
+    text = "CSV file to write, - for the screen (default: %(default)s)"
+    predict.add_argument("--out", default="predictions.csv", help=text)
+    text = "trials of a diffusion classifier, whose votes decide (default: %(default)s)"
+    predict.add_argument("--trials", type=int, default=51, help=text)
 
-    sample = command("sample", _sample)
-    sample.add_argument("model", type=Path, help="model folder")
-    sample.add_argument("--out", type=Path, default=Path("samples"), help="folder to write (default: %(default)s)")
-    sample.add_argument("--images", type=int, default=16, help="how many (default: %(default)s)")
-    sample.add_argument("--steps", type=int, default=25, help="network evaluations per image (default: %(default)s)")
-    sample.add_argument("--guidance", type=float, default=1.0, help="strength of the labels (default: %(default)s)")
-    sample.add_argument("--seed", type=int, default=0)
-    sample.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
-
-    explain = command("explain", _explain)
-    explain.add_argument("model", type=Path, help="model folder")
-    explain.add_argument("image", type=Path, help="image file")
-    explain.add_argument("finding", help="finding to remove")
-    explain.add_argument("--out", type=Path, default=Path("explanation.png"), help="picture (default: %(default)s)")
+    how, explain = Explanation(), command("explain", _explain)
+    _add_images(explain)
+    text = "finding or class to remove (default: what the model says is there, or else the most probable one)"
+    explain.add_argument("--finding", metavar="NAME", help=text)
+    explain.add_argument("--enforce", action="store_true", help="add the finding instead of removing it")
+    text = "folder to write (default: %(default)s)"
+    explain.add_argument("--out", type=Path, default=Path("explanations"), help=text)
+    text = "noise to which an image is taken, 1 to 1000 (default: %(default)s)"
+    explain.add_argument("--noise-level", type=int, default=how.noise_level, help=text)
+    explain.add_argument("--steps", type=int, default=how.steps, help="steps back from there (default: %(default)s)")
+    text = "strength of the edit (default: %(default)s)"
+    explain.add_argument("--guidance", type=float, default=how.guidance, help=text)
+    text = "noise draws averaged per image (default: %(default)s)"
+    explain.add_argument("--noises", type=int, default=how.noises, help=text)
+    explain.add_argument("--arrays", action="store_true", help="keep the maps and edits as .npz files as well")
     explain.add_argument("--seed", type=int, default=0)
-    explain.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
+
+    drawn, sample = Generation(images=16), command("sample", _sample)
+    sample.add_argument("model", type=Path, help="model folder")
+    text = "labels to ask for in turn, with commas between (default: each, and no finding)"
+    sample.add_argument("--labels", metavar="NAME[,NAME]", help=text)
+    sample.add_argument("--out", type=Path, default=Path("samples"), help="folder to write (default: %(default)s)")
+    sample.add_argument("--images", type=int, default=drawn.images, help="how many (default: %(default)s)")
+    text = "steps of the sampler per image (default: %(default)s)"
+    sample.add_argument("--steps", type=int, default=drawn.steps, help=text)
+    text = "strength of the labels (default: %(default)s)"
+    sample.add_argument("--guidance", type=float, default=drawn.guidance, help=text)
+    sample.add_argument("--seed", type=int, default=0)
+
+    for applied in (predict, explain, sample):
+        applied.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
     return parser
+
+
+def _add_images(command: argparse.ArgumentParser) -> None:
+    command.add_argument("model", type=Path, help="model folder")
+    text = "image files, or folders of them; brought to the size and colours of the model"
+    command.add_argument("images", type=Path, nargs="+", help=text)
 
 
 def _doctor(options: argparse.Namespace) -> int:
@@ -177,84 +208,82 @@ def _mlflow(options: argparse.Namespace) -> None:
     os.execv(sys.executable, [sys.executable, "-m", *command])
 
 
-def _predict(options: argparse.Namespace) -> None:
-    """Print each image's probabilities as one JSON object a line."""
-    import torch
+def _predict(options: argparse.Namespace) -> int:
+    """Write a table of probabilities of images, with their uncertainty."""
+    from jointdiff.apply import list_images, predict_images
 
-    from jointdiff.devices import pick_device
-    from jointdiff.models import load_model
-
-    device = pick_device(options.device)
-    model = load_model(options.model).to(device)
-    for path in options.images:
-        with torch.no_grad():
-            scores = model.predict(_read_image(path, model.data).to(device))[0].tolist()
-        print(json.dumps({"image": str(path), **dict(zip(model.data.labels.names, scores, strict=True))}))
-
-
-def _sample(options: argparse.Namespace) -> None:
-    """Draw synthetic images: a grid, and an archive of images, labels and seeds."""
-    from jointdiff.inference import generate
-
-    settings = Generation(images=options.images, steps=options.steps, guidance=options.guidance)
-    images, grid = options.out / "generated.npz", options.out / "generated.png"
-    generate(options.model, out=images, picture=grid, seed=options.seed, settings=settings, device=options.device)
-    print(f"wrote {images} and {grid}")
+    voting = _settings(Voting, trials=options.trials)
+    answers = predict_images(options.model, list_images(options.images), voting=voting, device=options.device)
+    if options.out != "-":
+        return _hand_over(answers, Path(options.out))
+    with TemporaryDirectory() as folder:
+        answers.write(Path(folder) / "predictions.csv")
+        print((Path(folder) / "predictions.csv").read_text(encoding="utf-8"), end="")
+    return _complain(answers)
 
 
-def _explain(options: argparse.Namespace) -> None:
-    """Remove a finding from an image and draw what changes."""
-    import numpy as np
-    import torch
+def _explain(options: argparse.Namespace) -> int:
+    """Remove findings from images and draw what changes over each; of a classifier, Grad-CAM."""
+    from jointdiff.apply import explain_images, list_images
 
-    from jointdiff.devices import pick_device
-    from jointdiff.explain.saliency import change_map
-    from jointdiff.method import Explainer, to_bytes
-    from jointdiff.models import load_model
-    from jointdiff.pictures import save_strips
-    from jointdiff.seeding import derive
-
-    device = pick_device(options.device)
-    model = load_model(options.model).to(device)
-    names = model.data.labels.names
-    if options.finding not in names:
-        raise ConfigError(f"{options.finding!r} is no finding of this model, which knows: {', '.join(names)}")
-    if not isinstance(model, Explainer):
-        raise ConfigError(f"{options.model}: {type(model).__name__} cannot remove findings; use a joint model")
-    image = _read_image(options.image, model.data).to(device)
-    seeds, how, k = torch.tensor([derive(options.seed, "explain")]), Explanation(), names.index(options.finding)
-    edit = model.counterfactual(
-        image, k, 0.0, seeds.to(device), noise_level=how.noise_level, steps=how.steps, guidance=how.guidance
+    chosen = {name: getattr(options, name) for name in ("noise_level", "steps", "guidance", "noises")}
+    how = _settings(Explanation, **chosen)
+    if how.steps > how.noise_level:
+        raise ConfigError(f"--steps: {how.steps} steps do not fit below --noise-level {how.noise_level}")
+    answers = explain_images(
+        options.model,
+        list_images(options.images, skip=options.out),
+        out=options.out,
+        how=how,
+        finding=options.finding,
+        enforce=options.enforce,
+        seed=options.seed,
+        arrays=options.arrays,
+        device=options.device,
     )
-    with torch.no_grad():
-        before, after = (float(model.predict(x)[0, k]) for x in (image, edit.images))
-
-    def pixels(x: torch.Tensor) -> np.ndarray:
-        return to_bytes(x).permute(0, 2, 3, 1).cpu().numpy()
-
-    columns = {
-        "image": pixels(image),
-        f"without {options.finding}": pixels(edit.images),
-        "control": pixels(edit.control),
-        "change less control": change_map(edit.images, edit.control).cpu().numpy(),
-    }
-    title = f"{options.finding}: probability {before:.2f} before, {after:.2f} after"
-    nowhere = np.zeros((1, model.data.size, model.data.size), dtype=bool)
-    save_strips(columns, nowhere, options.out, rows=[options.finding], title=title)
-    print(f"{title}; wrote {options.out}")
+    return _hand_over(answers, options.out / "explanations.csv")
 
 
-def _read_image(path: Path, data: Any) -> Any:
-    """Return an image file as a tensor (1, C, size, size) in [-1, 1], resized as the model's data were."""
-    import torch
+def _sample(options: argparse.Namespace) -> int:
+    """Draw synthetic images: each as a file, a grid, a table, and an archive of images, labels and seeds."""
+    from jointdiff.apply import sample_images
 
-    from jointdiff.data.images import Fit, decode_image
-    from jointdiff.method import to_unit_range
+    settings = _settings(Generation, images=options.images, steps=options.steps, guidance=options.guidance)
+    labels = None if options.labels is None else [name.strip() for name in options.labels.split(",")]
+    answers = sample_images(
+        options.model, out=options.out, settings=settings, labels=labels, seed=options.seed, device=options.device
+    )
+    return _hand_over(answers, options.out / "samples.csv")
 
-    pixels = decode_image(path.read_bytes(), name=str(path), mode="L" if data.channels == 1 else "RGB")
-    height, width = pixels.shape[:2]
-    square = Fit(height, width, data.size, data.resize).image(pixels)
-    return to_unit_range(torch.from_numpy(square.copy())[None].permute(0, 3, 1, 2)).contiguous()
+
+def _settings(kind: type[Checked], **chosen: Any) -> Checked:
+    """Return settings as options ask for them.
+
+    Raises:
+        ConfigError: one is out of range; the message names the option.
+    """
+    try:
+        return kind(**chosen)
+    except ValidationError as error:
+        wrong = error.errors()[0]
+        option = str(wrong["loc"][0]).replace("_", "-")
+        raise ConfigError(f"--{option}: {wrong['msg'].lower()}, found {wrong['input']!r}") from None
+
+
+def _hand_over(answers: Answers, path: Path) -> int:
+    """Write a table that is not empty, say what it comes to, and return the exit code."""
+    if answers.lines:
+        answers.write(path)
+        print(f"{answers.summary}; wrote {path}")
+    return _complain(answers)
+
+
+def _complain(answers: Answers) -> int:
+    for message in answers.unreadable:
+        print(message, file=sys.stderr)
+    if answers.unreadable:
+        print(f"{len(answers.unreadable)} of the images could not be read", file=sys.stderr)
+    return int(bool(answers.unreadable))
 
 
 if __name__ == "__main__":

@@ -161,9 +161,10 @@ def generate(
     settings: Generation,
     store: Path | str | None = None,
     split: Path | str | None = None,
+    only: Sequence[int] | None = None,
     device: str = "auto",
 ) -> None:
-    """Draw images for every class or finding in turn and write them with a grid to look at.
+    """Draw images for every class or finding in turn, or for ``only`` some, and write them with a grid to look at.
 
     With ``settings.labels`` pseudo, what the model says of the unlabelled images of a split is asked for instead. The
     labels asked for and the model's own answers about the images drawn (pseudo-labels) are stored with them.
@@ -176,7 +177,9 @@ def generate(
     info = method.data
     if not isinstance(method, Generator):
         raise ConfigError(f"methods: {type(method).__name__} draws no images; set generate: false for it")
-    if settings.labels == "each":
+    if only is not None:
+        labels = np.eye(len(info.labels.names), dtype=np.float32)[np.resize(np.array(only), settings.images)]
+    elif settings.labels == "each":
         labels = wanted_labels(info.labels.kind, settings.images, len(info.labels.names))
     else:
         labels = _pseudo_labels(method, store, split, count=settings.images, seed=seed, device=target)

@@ -1,4 +1,4 @@
-"""Pictures for people: grids of images and strips of counterfactuals, as PNG."""
+"""Pictures for people: grids of images, strips of counterfactuals and maps over images, as PNG."""
 
 from __future__ import annotations
 
@@ -60,17 +60,65 @@ def save_pairs(images: np.ndarray, path: Path, *, captions: Sequence[str], title
     _save(figure, path, title if captions else f"{title}: nothing to compare")
 
 
+def save_overlay(
+    columns: dict[str, np.ndarray],
+    maps: np.ndarray,
+    path: Path,
+    *,
+    rows: Sequence[str],
+    title: str,
+    scale: str,
+    least: float = 0.0,
+) -> None:
+    """Draw one row per case: images (uint8, N x H x W x C), and the first of them with its map (N x H x W) laid over.
+
+    A map is the more opaque the greater it is. All maps share the scale, from 0 to their 99.5th percentile or ``least``
+    if that is more; ``scale`` says what it measures.
+    """
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import Normalize
+    from matplotlib.figure import Figure
+
+    top = max(float(np.percentile(maps, 99.5)), least, 1e-6)
+    panels = [*columns, "map over image"]
+    figure = Figure(figsize=(0.9 + 2.4 * len(panels), 0.6 + 2.8 * len(rows)), layout="constrained")
+    axes = figure.subplots(len(rows), len(panels), squeeze=False)
+    first = next(iter(columns.values()))
+    for row, name in enumerate(rows):
+        for axis, panel in zip(axes[row], panels, strict=True):
+            _bare(axis)
+            _show(axis, columns.get(panel, first)[row])
+            axis.set_xlabel(panel, fontsize=8)
+        opacity = 0.7 * np.clip(maps[row] / top, 0.0, 1.0) ** 0.5
+        axes[row, -1].imshow(maps[row], cmap="inferno", vmin=0.0, vmax=top, alpha=opacity)
+        axes[row, 0].set_title(_plain(name), fontsize=9, loc="left")
+    shared = ScalarMappable(Normalize(0.0, top), cmap="inferno")
+    bar = figure.colorbar(shared, ax=axes[:, -1], shrink=0.9, aspect=20 * len(rows), extend="max", extendfrac=0.02)
+    bar.ax.tick_params(labelsize=7)
+    bar.set_label(scale, fontsize=7)
+    _save(figure, path, _plain(title))
+
+
+def _plain(text: str) -> str:
+    """Return text of a user's as matplotlib shows it unchanged: not as a formula, and not longer than a picture."""
+    return (text if len(text) <= 90 else f"...{text[-87:]}").replace("$", r"\$")
+
+
 def _canvas(rows: int, columns: int):
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(1.5 + 1.25 * columns, 0.7 + 1.3 * rows), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False)
     for axis in axes.flat:
-        axis.set_xticks([])
-        axis.set_yticks([])
-        for side in axis.spines.values():
-            side.set_visible(False)
+        _bare(axis)
     return figure, axes
+
+
+def _bare(axis) -> None:
+    axis.set_xticks([])
+    axis.set_yticks([])
+    for side in axis.spines.values():
+        side.set_visible(False)
 
 
 def _show(axis, image: np.ndarray) -> None:

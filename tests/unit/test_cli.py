@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import types
 from pathlib import Path
 
@@ -71,23 +70,55 @@ def test_the_schema_is_written(tmp_path: Path) -> None:
     assert (tmp_path / "schema.json").read_text() == SCHEMA.read_text()
 
 
-def test_a_model_predicts_an_image_file(tmp_path: Path, image: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_images_are_predicted_into_a_table(
+    tmp_path: Path, image: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
     folder = model(tmp_path, "supervised", depth=10, width=1)
     assert cli.main(["predict", str(folder), str(image)]) == 0
-    answer = json.loads(capsys.readouterr().out)
-    assert answer.pop("image") == str(image)
-    assert set(answer) == {"nodule", "effusion"}
-    assert all(0 <= value <= 1 for value in answer.values())
+    assert "1 image: " in (said := capsys.readouterr().out) and "wrote predictions.csv" in said
+    header, line = Path("predictions.csv").read_text().splitlines()
+    assert header == "image,probability:nodule,probability:effusion,prediction,uncertainty"
+    assert line.startswith(f"{image},0.")
+    assert cli.main(["predict", str(folder), str(image), "--out", "-"]) == 0
+    assert capsys.readouterr().out == f"{header}\n{line}\n"
+
+
+def test_what_cannot_be_read_is_said_and_the_rest_is_written(
+    tmp_path: Path, image: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, out = str(model(tmp_path, "random")), tmp_path / "p.csv"
+    (tmp_path / "broken.png").write_bytes(b"no image")
+    files = [str(tmp_path / "broken.png"), str(image), str(tmp_path / "gone.png")]
+    assert cli.main(["predict", folder, *files, "--out", str(out)]) == 1
+    assert len(out.read_text().splitlines()) == 2
+    errors = capsys.readouterr().err
+    assert (
+        "broken.png does not decode" in errors and "gone.png cannot be read" in errors and "2 of the images" in errors
+    )
+    assert cli.main(["predict", folder, files[0], "--out", str(tmp_path / "none.csv")]) == 1
+    assert not (tmp_path / "none.csv").exists()
 
 
 def test_a_joint_model_draws_and_explains(tmp_path: Path, image: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = str(model(tmp_path, "joint", width=8, multipliers=(1, 1), blocks=1, attention_at=()))
-    assert cli.main(["sample", folder, "--images", "3", "--steps", "2", "--out", str(tmp_path / "drawn")]) == 0
-    assert (tmp_path / "drawn" / "generated.png").is_file()
-    assert cli.main(["explain", folder, str(image), "effusion", "--out", str(tmp_path / "explained.png")]) == 0
-    assert (tmp_path / "explained.png").is_file()
-    assert cli.main(["explain", folder, str(image), "fracture"]) == 1
-    assert "which knows: nodule, effusion" in capsys.readouterr().err
+    drawn, explained = tmp_path / "drawn", tmp_path / "explained"
+    sample = ["sample", folder, "--images", "3", "--steps", "2", "--out", str(drawn)]
+    assert cli.main([*sample, "--labels", "effusion"]) == 0
+    assert {path.name for path in drawn.iterdir()} == {"generated.npz", "generated.png", "images", "samples.csv"}
+    assert cli.main([*sample, "--labels", "effusion,"]) == 1
+    explain = ["explain", folder, str(image), "--out", str(explained)]
+    assert cli.main([*explain, "--finding", "effusion", "--arrays", "--steps", "2"]) == 0
+    assert {path.name for path in explained.iterdir()} == {"image.png", "image.npz", "explanations.csv"}
+    capsys.readouterr()
+    for wrong, says in {
+        ("--finding", "efusion"): "did you mean 'effusion'? It knows: nodule, effusion",
+        ("--enforce",): "say which with --finding",
+        ("--noise-level", "0"): "--noise-level: input should be greater than or equal to 1, found 0",
+        ("--noise-level", "5", "--steps", "6"): "--steps: 6 steps do not fit below --noise-level 5",
+    }.items():
+        assert cli.main([*explain, *wrong]) == 1
+        assert says in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
