@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -167,7 +167,7 @@ def _number(value: float) -> float:
     return float(f"{value:.7g}")
 
 
-def _counted(lines: Sequence[Any]) -> str:
+def _counted(lines: Collection[Any]) -> str:
     return f"{len(lines):,} image{'' if len(lines) == 1 else 's'}"
 
 
@@ -216,7 +216,7 @@ def explain_images(
         ConfigError: the model knows no such finding, or cannot explain what is asked.
     """
     target = pick_device(device)
-    method = load_model(model).to(target)
+    method: Any = load_model(model).to(target)
     names = method.data.labels.names
     if enforce and finding is None:
         raise ConfigError("to add a finding, say which with --finding")
@@ -243,8 +243,8 @@ def explain_images(
         picture = _free_name(file, taken)
         captions = [_caption(case, names) for case in cases]
         columns = {"image": np.repeat(pixels, len(cases), axis=0)}
-        if edits:
-            columns["with finding" if enforce else "without finding"] = np.stack([case.edited for case in cases])
+        if edited := [case.edited for case in cases if case.edited is not None]:
+            columns["with finding" if enforce else "without finding"] = np.stack(edited)
         maps = np.stack([case.map for case in cases])
         # A map of nothing but rounding is not to light up.
         least = CHANGED if edits else 0.0

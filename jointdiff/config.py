@@ -93,7 +93,7 @@ class DataSet(Closed):
 
 
 class Autoencoder(Closed):
-    """A first stage: trained once per data set and seed on the training images without their labels, or a loaded one."""
+    """A first stage: trained once per data set and seed, on training images without their labels, or a loaded one."""
 
     pretrained: str | None = None  # folder or hub id of an AutoencoderKL in diffusers' format, instead of training
     settings: dict[str, Any] = Field(default_factory=dict)  # of jointdiff.nets.autoencoder

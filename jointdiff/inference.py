@@ -81,9 +81,7 @@ def classify_by_votes(
     }
     contests, kind = method.task.contests, data.info.labels.kind
     if voting.stop:
-        answer = replay(
-            errors, contests, kind=kind, trials=voting.trials, error=voting.error, block=voting.block
-        )
+        answer = replay(errors, contests, kind=kind, trials=voting.trials, error=voting.error, block=voting.block)
     else:
         answer = fixed(errors, contests, kind=kind, rule=voting.rule, trials=voting.trials)
     _write_predictions(out, data, rows, role, answer.probabilities, cost)
@@ -384,9 +382,7 @@ def _counterfactuals(
     with Progress("counterfactuals", total=count, unit="images") as progress:
         for part, images in _by_finding(data, rows, findings, settings.batch_size, device):
             finding = int(findings[part[0]])
-            answer = method.counterfactual(
-                images, finding, 0.0, torch.from_numpy(seeds[part]).to(device), how=settings
-            )
+            answer = method.counterfactual(images, finding, 0.0, torch.from_numpy(seeds[part]).to(device), how=settings)
             calls, edited, control = answer.calls, answer.images, answer.control
             found["map:counterfactual"][part] = change_map(edited, images).cpu().numpy()
             found["map:counterfactual_control"][part] = change_map(edited, control).cpu().numpy()

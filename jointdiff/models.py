@@ -82,7 +82,9 @@ def _card(method: Method, run: RunSpec, results: dict[str, Any]) -> str:
     data = method.data
     numbers = "\n".join(f"| {name} | {value} |" for name, value in results.items())
     pipeline = method.pipeline()
-    reader = f"\ndiffusers draws from it as well: `{pipeline['_class_name']}.from_pretrained(FOLDER)`.\n" if pipeline else ""
+    reader = (
+        f"\ndiffusers draws from it as well: `{pipeline['_class_name']}.from_pretrained(FOLDER)`.\n" if pipeline else ""
+    )
     return f"""---
 library_name: jointdiff
 tags: [{run.method}, {data.name}]

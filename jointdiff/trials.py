@@ -43,8 +43,9 @@ def hold_trials(
 ) -> Ballot:
     """Ask how well each condition explains images (n, C, H, W), block by block while an answer is open.
 
-    ``method`` is a diffusion method and a ``Voter``. Images, trials and conditions are batched together, ``voting.batch_size`` at a time; all conditions of a trial share
-    noise and level. ``seeds`` (n,) decide both, so that neither batch nor order changes an answer.
+    ``method`` is a diffusion method and a ``Voter``. Images, trials and conditions are batched together,
+    ``voting.batch_size`` at a time; all conditions of a trial share noise and level. ``seeds`` (n,) decide both, so
+    that neither batch nor order changes an answer.
     """
     n, trials, count = len(images), voting.trials, method.task.conditions
     codes = method.codec.encode(images)

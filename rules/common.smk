@@ -113,7 +113,9 @@ def first_stage(name):
     def of(wildcards):
         autoencoder = experiment.methods[wildcards.method].autoencoder
         path = f"{FIRST_STAGE}/{name}"
-        return path.format(dataset=wildcards.dataset, autoencoder=autoencoder, seed=wildcards.seed) if autoencoder else []
+        return (
+            path.format(dataset=wildcards.dataset, autoencoder=autoencoder, seed=wildcards.seed) if autoencoder else []
+        )
 
     return of
 

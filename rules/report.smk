@@ -43,17 +43,21 @@ rule draw_tables:
     output:
         expand(
             "<results>/tables/{table}.{kind}",
-            table=["classification", "joint", "localisation", "cost"],
+            table=["classification", "systems", "votes", "joint", "localisation", "ablation", "cost"],
             kind=["tex", "csv", "md"],
         ),
         page("<results>/tables/classification.html", "Which classifier with few labels?"),
+        page("<results>/tables/systems.html", "Which system does what?"),
+        page("<results>/tables/votes.html", "How many votes are enough?"),
         page("<results>/tables/localisation.html", "Does it show the right place?"),
         page("<results>/tables/joint.html", "Are its images useful?"),
+        page("<results>/tables/ablation.html", "Which part is worth what?"),
         page("<results>/tables/cost.html", "What does it cost?"),
     log:
         "<logs>/draw_tables.log",
     params:
         methods=list(experiment.methods),
+        changes=experiment.changes(),
         draws=experiment.evaluation.bootstrap,
         alpha=1 - experiment.evaluation.confidence,
         code_version=code_version("jointdiff.report.tables"),
@@ -67,11 +71,13 @@ rule draw_figures:
         predictions=of_cells("predictions.parquet"),
         metrics=of_cells("metrics.jsonl"),
     output:
-        expand("<results>/figures/{figure}.pdf", figure=["auroc", "loss", "change", "reliability"]),
+        expand("<results>/figures/{figure}.pdf", figure=["auroc", "loss", "votes", "change", "reliability", "risk"]),
         page("<results>/figures/auroc.png", "Which classifier with few labels?"),
         page("<results>/figures/loss.png", "Which classifier with few labels?"),
+        page("<results>/figures/votes.png", "How many votes are enough?"),
         page("<results>/figures/change.png", "Does it show the right place?"),
         page("<results>/figures/reliability.png", "Can its probabilities be trusted?"),
+        page("<results>/figures/risk.png", "Can its probabilities be trusted?"),
     log:
         "<logs>/draw_figures.log",
     params:

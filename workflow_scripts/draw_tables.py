@@ -13,6 +13,7 @@ def main(rule):
         Path(rule.output[0]).parent,
         published=rule.input.published,
         methods=rule.params.methods,
+        changes=rule.params.changes,
         draws=rule.params.draws,
         alpha=rule.params.alpha,
     )

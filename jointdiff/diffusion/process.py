@@ -242,7 +242,7 @@ class _DDIM:
 
 
 class _DPMSolver:
-    """DPM-Solver++(2M) (Lu et al. 2022, algorithm 2), of first order in its first step and its last, as in diffusers."""
+    """DPM-Solver++(2M) (Lu et al. 2022, algorithm 2), of first order in its first and last step, as in diffusers."""
 
     def __init__(self, times: Sequence[float], signal: Sequence[float]) -> None:
         self.times = times

@@ -124,7 +124,9 @@ class DiffusionClassifier(DiffusionMethod):
             found = self.trial_errors(codes.repeat_interleave(conditions, dim=0), steps, shared, each)
             errors = errors + found.view(n, conditions) / trials
         # The posterior under the evidence bound (Li et al. 2023), in which a Gaussian's squared error counts half.
-        return self.task.outcome([(-0.5 * errors[:, contest]).softmax(dim=1) for contest in map(list, self.task.contests)])
+        return self.task.outcome(
+            [(-0.5 * errors[:, contest]).softmax(dim=1) for contest in map(list, self.task.contests)]
+        )
 
     # --- Generation and explanation ---------------------------------------------------------------------------------
 

@@ -13,22 +13,24 @@ import numpy as np
 from jointdiff.evaluate.classification import Predictions
 from jointdiff.evaluate.scores import MACRO, Identity, budget_order, read_rows
 from jointdiff.files import atomic_path, read_json
-from jointdiff.report.statistics import Cells, Scores, Summary, read_cells
-from jointdiff.report.wording import CONTROLS, budget_name, dataset_name, map_name, method_name, sentence
+from jointdiff.report.statistics import Cells, Scores, Summary, read_cells, risk_at
+from jointdiff.report.wording import CONTROLS, RULES, budget_name, dataset_name, map_name, method_name, sentence
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-FIGURES = ("auroc", "change", "loss", "reliability")
+FIGURES = ("auroc", "change", "loss", "reliability", "risk", "votes")
 FORMATS = ("pdf", "png")
 RELIABILITY_BINS = 10
 FEWEST = 10  # cases behind a point of the reliability diagram
+COVERAGE = np.linspace(0.05, 1, 96)  # shares kept in the risk-coverage curve; fewer cases than these are noise
 
 # Okabe & Ito (2008): told apart with every kind of colour vision, and in grey by their order and markers.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8A6D00", "#7F3C8D")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
-FIRST = ("joint", "fixmatch", "supervised", "mean_teacher")  # the same colour in every experiment
+# The same colour in every experiment.
+FIRST = ("joint", "fixmatch", "supervised", "mean_teacher", "diffusion_classifier", "mediffusion")
 CONTROL_STYLE: dict[Any, Any] = {
     "fully_supervised": ("#000000", "--"),
     "random": ("#808080", ":"),
@@ -80,6 +82,8 @@ def draw_figures(
             "change": draw_change(rows, order),
             "loss": draw_loss(curves, order),
             "reliability": draw_reliability(cells, rows, order),
+            "risk": draw_risk(cells, rows, order),
+            "votes": draw_votes(rows, order),
         }
         for name, figure in drawn.items():
             written += save(figure, Path(out) / name)
@@ -129,12 +133,15 @@ def _nothing(message: str) -> Figure:
 
 
 def _legend_below(figure: Figure, axes: Sequence[Axes], *, columns: int = 4) -> None:
-    """Put one legend for all panels below them."""
+    """Put one legend for all panels below them, in as many columns as fit; many rows make the figure higher."""
     entries: dict[str, Any] = {}
     for axis in axes:
         for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
             entries.setdefault(label, handle)
-    figure.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=min(columns, len(entries)))
+    wide = 0.5 + 0.063 * max(map(len, entries), default=0)  # inches of an entry, by the letters of the longest
+    columns = max(1, min(columns, len(entries), int(figure.get_figwidth() / wide)))
+    figure.set_figheight(figure.get_figheight() + 0.2 * max(0, math.ceil(len(entries) / columns) - 2))
+    figure.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=columns)
 
 
 # --- AUROC against the label budget -----------------------------------------------------------------------------------
@@ -216,7 +223,7 @@ def draw_change(rows: Scores, order: Sequence[str]) -> Figure:
         width = 0.8 / (2 * len(places))
         for p, place in enumerate(places):
             for side, (metric, alpha) in enumerate((("change_inside", 1.0), ("change_outside", 0.35))):
-                values = [rows.summary(dataset, labels, method, metric, finding=f, place=place) for f in findings]
+                values = [rows.summary(dataset, labels, method, metric, finding=f, map=place) for f in findings]
                 axis.bar(
                     np.arange(len(findings)) - 0.4 + (2 * p + side + 0.5) * width,
                     [v.mean for v in values],
@@ -237,7 +244,7 @@ def draw_change(rows: Scores, order: Sequence[str]) -> Figure:
 
 def _has_change(rows: Scores, dataset: str, method: str, labels: str) -> bool:
     places = rows.places(dataset, labels, method, "change_inside")
-    return any(not math.isnan(rows.summary(dataset, labels, method, "change_inside", place=p).mean) for p in places)
+    return any(not math.isnan(rows.summary(dataset, labels, method, "change_inside", map=p).mean) for p in places)
 
 
 # --- Loss curves ------------------------------------------------------------------------------------------------------
@@ -309,19 +316,13 @@ def draw_reliability(cells: Cells, rows: Scores, order: Sequence[str]) -> Figure
     datasets = sorted({dataset for dataset, _ in cells})
     if not datasets:
         return _nothing("No predictions.")
-    keys = [(dataset, labels, "") for dataset, labels in cells]
-    largest = {dataset: _largest(keys, dataset) for dataset in datasets}
-    names = [f"{dataset_name(dataset)}, {budget_name(largest[dataset])}" for dataset in datasets]
+    largest, names = _at_largest(cells, datasets)
     figure, axes = _panels(names, height=3.4)
     look = colours(order)
     for axis, dataset in zip(axes, datasets, strict=True):
         axis.plot([0, 1], [0, 1], color="#AAAAAA", linewidth=1, zorder=1)
         for method in order:
-            labels = largest[dataset]
-            found = [cell for (name, _), cell in cells.get((dataset, labels), {}).items() if name == method]
-            if not found:
-                labels = "all"
-                found = [cell for (name, _), cell in cells.get((dataset, labels), {}).items() if name == method]
+            labels, found = _of_method(cells, dataset, largest[dataset], method)
             if not found or method in ("random", "class_prior"):
                 continue
             colour, marker = look.get(method, ("#000000", ""))
@@ -342,6 +343,21 @@ def draw_reliability(cells: Cells, rows: Scores, order: Sequence[str]) -> Figure
     return figure
 
 
+def _at_largest(cells: Cells, datasets: Sequence[str]) -> tuple[dict[str, str], list[str]]:
+    """Return the largest budget of each data set, and the titles of their panels."""
+    keys = [(dataset, labels, "") for dataset, labels in cells]
+    largest = {dataset: _largest(keys, dataset) for dataset in datasets}
+    return largest, [f"{dataset_name(dataset)}, {budget_name(largest[dataset])}" for dataset in datasets]
+
+
+def _of_method(cells: Cells, dataset: str, largest: str, method: str) -> tuple[str, list[Predictions]]:
+    """Return a method's predictions of all seeds with their budget: the largest one, or else all labels."""
+    for labels in (largest, "all"):
+        if found := [cell for (name, _), cell in cells.get((dataset, labels), {}).items() if name == method]:
+            return labels, found
+    return largest, []
+
+
 def reliability(cells: Sequence[Predictions]) -> tuple[np.ndarray, np.ndarray]:
     """Return mean probability and frequency in equal bins that hold enough cases, over seeds and findings."""
     probability, outcome = [], []
@@ -359,3 +375,111 @@ def reliability(cells: Sequence[Predictions]) -> tuple[np.ndarray, np.ndarray]:
     enough = count >= FEWEST
     mean, share = (np.bincount(bins, weights=v, minlength=RELIABILITY_BINS)[enough] / count[enough] for v in (p, y))
     return mean, share
+
+
+# --- Risk against coverage --------------------------------------------------------------------------------------------
+
+
+def draw_risk(cells: Cells, rows: Scores, order: Sequence[str]) -> Figure:
+    """Draw the error among the surest cases against their share, at the largest budget, mean over seeds."""
+    datasets = sorted({dataset for dataset, _ in cells})
+    if not datasets:
+        return _nothing("No predictions.")
+    largest, names = _at_largest(cells, datasets)
+    figure, axes = _panels(names, height=3.4)
+    look = colours(order)
+    for axis, dataset in zip(axes, datasets, strict=True):
+        curves = {}
+        for method in [*look, *(m for m in CONTROL_STYLE if m in order)]:
+            labels, found = _of_method(cells, dataset, largest[dataset], method)
+            if found:
+                area = rows.summary(dataset, labels, method, "aurc").mean
+                name = method_name(method) + (f" (AURC {area:.3f})" if len(datasets) == 1 else "")
+                curves[method] = name, np.nanmean([risk_at(cell, COVERAGE) for cell in found], axis=0)
+        # The axis shows the competitors; a ceiling far above them is named instead of drawn.
+        top = 1.06 * max((risk.max() for m, (_, risk) in curves.items() if m in look), default=1.0) + 0.005
+        above = []
+        for method, (name, risk) in curves.items():
+            if risk.min() > top:
+                above.append(f"{method_name(method).lower()}: {risk[-1]:.2f} ↑")
+                continue
+            colour, line = CONTROL_STYLE.get(method) or (look[method][0], "-")
+            axis.plot(COVERAGE, risk, line, color=colour, label=name, zorder=1 if method in CONTROL_STYLE else 2)
+        axis.text(0.01, 0.98, "\n".join(above), transform=axis.transAxes, va="top", color="#666666", fontsize=8)
+        axis.set(xlim=(0, 1.01), ylim=(-0.02 * top, top))
+        axis.set(xlabel="share of cases kept, surest first", ylabel="error among them")
+    _legend_below(figure, axes, columns=3 if len(datasets) > 1 else 2)
+    return figure
+
+
+# --- Votes against their cost -----------------------------------------------------------------------------------------
+
+
+def draw_votes(rows: Scores, order: Sequence[str]) -> Figure:
+    """Draw how good the votes of diffusion classifiers are against the network calls they take, by rule.
+
+    Of findings this is the macro AUROC, of classes the accuracy; bands are the mean over seeds of the intervals.
+    """
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    panels = [
+        (dataset, method, labels)
+        for dataset in rows.distinct("dataset", metric="vote_calls")
+        for method in rows.methods(dataset, "vote_calls", order)
+        for labels in rows.distinct("labels", dataset=dataset, method=method, metric="vote_calls")
+    ]
+    if not panels:
+        return _nothing("No method of this experiment votes.")
+    several = len({(dataset, method) for dataset, method, _ in panels}) > 1
+    names = [
+        f"{dataset_name(d)}: {budget_name(b)}"
+        if not several
+        else f"{dataset_name(d)}: {method_name(m)}, {budget_name(b)}"
+        for d, m, b in panels
+    ]
+    figure, axes = _panels(names, width=4.2, height=3.1, columns=2)
+    for axis, (dataset, method, labels) in zip(axes, panels, strict=True):
+        metric = "auroc" if rows.distinct("seed", dataset=dataset, method=method, metric="vote_auroc") else "accuracy"
+        ends = {}
+        for i, rule in enumerate(RULES):
+            trials = [str(n) for n in rows.trials(dataset, labels, method).get(rule, [])]
+            calls, values = (
+                [rows.summary(dataset, labels, method, f"vote_{m}", rule=rule, trials=n) for n in trials]
+                for m in ("calls", metric)
+            )
+            if not trials or all(math.isnan(v.mean) for v in values):
+                continue
+            x, y = ([s.mean for s in summaries] for summaries in (calls, values))
+            axis.plot(x, y, color=PALETTE[i], marker=MARKERS[i], markersize=4, label=_RULE_LABELS[rule], zorder=3)
+            axis.fill_between(
+                x,
+                *([getattr(v, end) for v in values] for end in ("low", "high")),
+                color=PALETTE[i],
+                alpha=0.12,
+                linewidth=0,
+            )
+            ends[rule] = (x[-1], y[-1])
+        axis.set_xscale("log")
+        axis.set(xlabel="network calls per image", ylabel="macro AUROC" if metric == "auroc" else "accuracy")
+        axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.xaxis.set_major_formatter("{x:g}")
+        axis.xaxis.set_minor_formatter(NullFormatter())
+        if {"majority", "race"} <= ends.keys():
+            _mark_saving(axis, ends["majority"], ends["race"])
+    _legend_below(figure, axes, columns=3)
+    return figure
+
+
+_RULE_LABELS = {
+    "majority": "Majority of N trials",
+    "mean": "Mean error of N trials",
+    "race": "Race over at most N trials",
+}
+
+
+def _mark_saving(axis: Axes, majority: tuple[float, float], race: tuple[float, float]) -> None:
+    """Point from the majority of all trials to the race over them, and say what that saves and costs."""
+    axis.annotate("", race, majority, arrowprops={"arrowstyle": "->", "color": "#444444", "shrinkA": 4, "shrinkB": 4})
+    points = 100 * (race[1] - majority[1])
+    said = f"race: {majority[0] / race[0]:.1f} times fewer calls\nat {points:+.1f} points"
+    axis.text(0.98, 0.03, said, transform=axis.transAxes, ha="right", va="bottom", color="#444444", fontsize=8)

@@ -8,11 +8,14 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from jointdiff.evaluate.scores import write_csv
 from jointdiff.files import atomic_path
 from jointdiff.report.statistics import LOWER_IS_BETTER, NOTHING, Summary
 from jointdiff.report.wording import tex
+
+MAX_LINES = 34  # of one table on a page
 
 # --- What a table is --------------------------------------------------------------------------------------------------
 
@@ -28,6 +31,7 @@ class Column:
     digits: int = 3
     scale: float = 1.0  # shown is value times scale
     ranked: bool = True  # whether one direction is better
+    signed: bool = False  # a difference: with its sign, and its interval where there is one
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,7 @@ class Cell:
     summary: Summary = NOTHING
     rank: int = 0  # 1 best, 2 second, of those that compete in its section
     tied: bool = False  # not significantly different from the best
+    different: bool = False  # significantly different from what it is a difference to
     span: int = 1  # columns it covers
     note: str = ""  # footnote: the reason of a gap, or a caution
 
@@ -44,6 +49,11 @@ class Cell:
     def empty(self) -> bool:
         """Say whether there is no number."""
         return math.isnan(self.summary.mean)
+
+    @property
+    def mark(self) -> str:
+        """Return the mark of a comparison's outcome."""
+        return ("†" if self.tied else "") + ("*" if self.different else "")
 
 
 @dataclass(frozen=True)
@@ -77,7 +87,7 @@ class Table:
 
 
 def rank(section: Section, columns: Sequence[Column]) -> Section:
-    """Mark the best and the second number of each column among the lines that compete (if there are two or more)."""
+    """Mark the best and the second number of each column among the lines that compete, unless they are all equal."""
     lines = [list(line.cells) for line in section.lines]
     for c, column in enumerate(columns):
         sign = -1.0 if column.metric in LOWER_IS_BETTER else 1.0
@@ -87,7 +97,7 @@ def rank(section: Section, columns: Sequence[Column]) -> Section:
             if line.competes and c < len(line.cells) and not line.cells[c].empty
         }
         values = sorted(set(competing.values()), reverse=True)[:2]
-        if column.ranked and len(competing) > 1:
+        if column.ranked and len(values) > 1:
             for i, value in competing.items():
                 if value in values:
                     lines[i][c] = replace(lines[i][c], rank=values.index(value) + 1)
@@ -95,6 +105,35 @@ def rank(section: Section, columns: Sequence[Column]) -> Section:
         section,
         lines=tuple(replace(line, cells=tuple(cells)) for line, cells in zip(section.lines, lines, strict=True)),
     )
+
+
+def cell_of(summary: Summary, **more: Any) -> Cell:
+    """Return a cell whose footnote is why its number is missing or to be read with care."""
+    return Cell(summary, note=summary.reason, **more)
+
+
+def over(seeds: int, *, spread: bool = True) -> str:
+    """Say over what a mean is, as the end of "mean"."""
+    return f"{' ± standard deviation' if spread else ''} over {seeds} seeds" if seeds > 1 else " of one seed"
+
+
+def digits_of(values: Sequence[float]) -> int:
+    """Choose digits after the point that show three figures of the median magnitude."""
+    sizes = sorted(abs(value) for value in values if not math.isnan(value) and value)
+    return max(0, min(3, 2 - math.floor(math.log10(sizes[len(sizes) // 2])))) if sizes else 1
+
+
+def paged(sections: Sequence[Section]) -> list[list[Section]]:
+    """Cut sections into tables that fit a page."""
+    pages: list[list[Section]] = []
+    room = 0
+    for section in sections:
+        if not pages or room + len(section.lines) + 1 > MAX_LINES:
+            pages.append([])
+            room = 0
+        pages[-1].append(section)
+        room += len(section.lines) + 1
+    return pages
 
 
 # --- How a table is written -------------------------------------------------------------------------------------------
@@ -122,8 +161,15 @@ def _letter(index: int) -> str:
 
 
 def number(cell: Cell, column: Column, *, compact: bool = False) -> str:
-    """Write a number with its deviation: "0.953 ± 0.012", or "0.953 (12)" where ``compact``."""
+    """Write a number with its deviation: "0.953 ± 0.012", or "0.953 (12)" where ``compact``.
+
+    A difference has its sign and its interval, if any, instead: "+0.012 [+0.004, +0.020]".
+    """
     mean, sd = cell.summary.mean * column.scale, cell.summary.sd * column.scale
+    if column.signed:
+        ends = [column.scale * end for end in (cell.summary.low, cell.summary.high) if not math.isnan(end)]
+        numbers = [f"{value:+.{column.digits}f}" for value in (mean, *ends)]
+        return f"{numbers[0]} [{', '.join(numbers[1:])}]" if ends else numbers[0]
     text = f"{mean:.{column.digits}f}"
     if math.isnan(sd):
         return text
@@ -224,7 +270,7 @@ def _tex_mark(mark: str) -> str:
 
 
 def _tex_cell(cell: Cell, column: Column, notes: _Notes, compact: bool) -> str:
-    marks = ("\\dag{}" if cell.tied else "") + notes.mark(cell.note)
+    marks = tex(cell.mark) + notes.mark(cell.note)
     text = "--" if cell.empty else _tex_number(number(cell, column, compact=compact))
     if cell.rank == 1:
         text = rf"{{\bfseries\boldmath {text}}}"
@@ -239,8 +285,16 @@ def _tex_number(text: str) -> str:
     value, sign, deviation = text.partition(" ± ")
     if sign:
         return rf"\num{{{value}}}\,$\pm$\,\num{{{deviation}}}"
+    if text.endswith("]"):
+        return re.sub(r"[+-][\d.]+", lambda found: _tex_signed(found[0]), text)
     value, sign, deviation = text.partition(" (")
-    return rf"\num{{{value}}}" + (rf"\,({deviation}" if sign else "")
+    number = _tex_signed(value) if value[0] in "+-" else rf"\num{{{value}}}"
+    return number + (rf"\,({deviation}" if sign else "")
+
+
+def _tex_signed(text: str) -> str:
+    """Set the sign by itself: siunitx would drop that of a zero and, as it is set up, every plus."""
+    return rf"${text[0]}$\num{{{text[1:]}}}"
 
 
 def _placed(line: Line, columns: Sequence[Column]) -> Iterator[tuple[Cell, Column]]:
@@ -274,8 +328,8 @@ def write_wide_csv(tables: Sequence[Table], path: Path | str) -> None:
                     scaled = (column.scale * value for value in (s.mean, s.sd, s.low, s.high))
                     values |= {head + part: value for part, value in zip(parts, scaled, strict=True)}
                     state = {1: "best", 2: "second"}.get(cell.rank, "")
-                    tied = "not different from best" if cell.tied else ""
-                    remarks += [f"{head}: {text}" for text in (state, tied, cell.note) if text]
+                    stands = "not different from best" if cell.tied else "different" if cell.different else ""
+                    remarks += [f"{head}: {text}" for text in (state, stands, cell.note) if text]
                 numbers = [values.get(head + part) for head in heads for part in parts]
                 lines.append([table.label, section.title, line.name, *numbers, "; ".join(filter(None, remarks))])
     write_csv(path, ["table", "section", "line", *(head + part for head in heads for part in parts), "notes"], lines)
@@ -322,7 +376,7 @@ def _md_mark(mark: str) -> str:
 def _md_cell(cell: Cell, column: Column, notes: _Notes, compact: bool) -> str:
     text = "–" if cell.empty else number(cell, column, compact=compact)
     text = {1: f"**{text}**", 2: f"<u>{text}</u>"}.get(cell.rank, text)
-    return text + _md_mark(("†" if cell.tied else "") + notes.mark(cell.note))
+    return text + _md_mark(cell.mark.replace("*", "\\*") + notes.mark(cell.note))
 
 
 _STYLE = """<style>
@@ -375,7 +429,7 @@ def _html(table: Table) -> str:
                     text = "–" if cell.empty else html.escape(number(cell, column, compact=table.compact))
                     text = {1: f"<b>{text}</b>", 2: f"<u>{text}</u>"}.get(cell.rank, text)
                     span = f' colspan="{cell.span}" class="span"' if cell.span > 1 else ""
-                    marks = _md_mark(("†" if cell.tied else "") + notes.mark(cell.note))
+                    marks = _md_mark(cell.mark + notes.mark(cell.note))
                     cells.append(f"<td{span}>{text}{marks}</td>")
                 lines.append("<tr>" + "".join(cells) + "</tr>")
         lines.append("</tbody></table>")

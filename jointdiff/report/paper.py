@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import shutil
@@ -20,17 +21,29 @@ SECONDS = 120  # that one run of pdflatex may take
 
 SECTIONS = (
     ("Which classifier with few labels?", ("classification",), ("auroc", "loss")),
+    ("Which system does what?", ("systems",), ()),
+    ("How many votes are enough?", ("votes",), ("votes",)),
     ("Does it show the right place?", ("localisation",), ("change",)),
     ("Are its images useful?", ("joint",), ()),
-    ("Can its probabilities be trusted?", (), ("reliability",)),
+    ("Can its probabilities be trusted?", (), ("reliability", "risk")),
+    ("Which part is worth what?", ("ablation",), ()),
     ("What does it cost?", ("cost",), ()),
 )
+# The metric without which a figure only says that there is nothing to draw; a table is asked itself.
+NEEDS = {"auroc": "auroc", "votes": "vote_calls", "change": "change_inside"}
 CAPTIONS = {
     "auroc": "Macro AUROC against the label budget; bars are bootstrap intervals over groups, averaged over seeds.",
     "loss": "Training loss (each method its own, so only shapes compare) and macro AUROC on validation images at the "
     "largest budget; thin lines are further seeds, dashed lines use all labels.",
     "change": "Mean absolute change inside and outside the marked region when a finding is removed, plain and with the "
     "unguided control subtracted; bars are bootstrap intervals, averaged over seeds.",
+    "votes": "Macro AUROC of findings, or accuracy of classes, against the network calls per image of diffusion "
+    "classifiers, by rule and rising number N of trials: the condition that is best in most of them, the least mean "
+    "error, and the race, which stops trying conditions that are beaten beyond doubt. Bands are bootstrap intervals, "
+    "averaged over seeds; the arrow leads from the majority of all trials to the race over them.",
+    "risk": "Error among the cases kept when the least certain answers are left out, against the share kept, at the "
+    "largest budget, mean over seeds and findings. AURC: area under the curve. Certainty is the "
+    "largest probability of a class, or the distance of a finding's probability from .5.",
     "reliability": "How often what is predicted with a probability is so, pooled over seeds and findings; on the "
     "diagonal a method is calibrated. ECE: expected calibration error.",
 }
@@ -85,10 +98,17 @@ def write_source(
     lines += [r"\renewcommand{\textfraction}{0.05}", r"\renewcommand{\topfraction}{0.95}"]
     lines += [r"\renewcommand{\floatpagefraction}{0.7}", rf"\title{{{tex(title)}}}", r"\date{}", r"\begin{document}"]
     lines += [r"\maketitle", *_protocol(Scores(rows))]
+    measured = {row["metric"] for row in rows if not math.isnan(row["value"])}
     for heading, of_tables, of_figures in SECTIONS:
-        lines += [r"\clearpage", rf"\section{{{tex(heading)}}}"]
-        lines += [rf"\input{{{_relative(tables / f'{name}.tex', near)}}}" for name in of_tables]
-        lines += [_picture(figures / f"{name}.pdf", CAPTIONS[name], near, name) for name in of_figures]
+        parts = [tables / f"{name}.tex" for name in of_tables]
+        content = [rf"\input{{{_relative(part, near)}}}" for part in parts if _has_numbers(part)]
+        content += [
+            _picture(figures / f"{name}.pdf", CAPTIONS[name], near, name)
+            for name in of_figures
+            if NEEDS.get(name) in {None, *measured}
+        ]
+        if content:
+            lines += [r"\clearpage", rf"\section{{{tex(heading)}}}", *content]
     if pictures:
         lines += [r"\clearpage", r"\section{Pictures}"]
         lines += [_picture(picture, caption, near) for caption, picture in pictures.items()]
@@ -96,6 +116,11 @@ def write_source(
     with atomic_path(path) as aside:
         aside.write_text("\n".join(lines), encoding="utf-8")
     return path
+
+
+def _has_numbers(table: Path) -> bool:
+    """Say whether a file of tables holds one that is more than the sentence that there is none."""
+    return r"\begin{tabular}" in table.read_text(encoding="utf-8")
 
 
 def _picture(path: Path, caption: str, near: Path, label: str = "") -> str:

@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
-from jointdiff.evaluate.bootstrap import group_weights
-from jointdiff.evaluate.classification import Predictions, read_predictions
+from jointdiff.evaluate.bootstrap import group_weights, percentile_interval
+from jointdiff.evaluate.classification import (
+    Cases,
+    Predictions,
+    accuracy,
+    accuracy_joint,
+    mean_defined,
+    read_predictions,
+)
 from jointdiff.evaluate.scores import MACRO, Identity, Row, budget_order, parse_protocol, reason_of
 from jointdiff.files import read_json
 
@@ -19,7 +26,7 @@ from jointdiff.files import read_json
 LOWER_IS_BETTER = frozenset(
     {
         *("ece", "brier", "nll", "aurc", "frechet_distance", "fid", "change_outside", "side_effect"),
-        *("judge_side_effect", "train_seconds", "parameters", "peak_memory_mib"),
+        *("judge_side_effect", "train_seconds", "parameters", "peak_memory_mib", "vote_calls"),
         *(
             f"{quantity}_per_{what}"
             for quantity in ("ms", "calls")
@@ -44,6 +51,9 @@ class Summary:
 
 NOTHING = Summary()
 
+# Facts of a protocol that part the rows of one metric: the map of a localisation metric, the rule of a vote.
+PARTING = ("map", "rule", "trials")
+
 
 def summarise(rows: Sequence[Row]) -> Summary:
     """Summarise rows that differ in their seed alone; a row without value is left out and gives its reason."""
@@ -65,6 +75,14 @@ def summarise(rows: Sequence[Row]) -> Summary:
     )
 
 
+def over_seeds(values: Sequence[float]) -> Summary:
+    """Summarise one value per seed; NaN is left out."""
+    kept = np.array([value for value in values if not math.isnan(value)])
+    if not len(kept):
+        return NOTHING
+    return Summary(float(kept.mean()), float(kept.std(ddof=1)) if len(kept) > 1 else math.nan, seeds=len(kept))
+
+
 def _mean(values: Sequence[float]) -> float:
     defined = [value for value in values if not math.isnan(value)]
     return sum(defined) / len(defined) if defined else math.nan
@@ -80,21 +98,40 @@ class Scores:
     def _index(self) -> dict[tuple[str, ...], list[Row]]:
         index: dict[tuple[str, ...], list[Row]] = {}
         for row in self.rows:
-            place = parse_protocol(row["protocol"]).get("map", "")
-            key = (row["dataset"], row["labels"], row["method"], row["metric"], row["finding"], place)
-            index.setdefault(key, []).append(row)
+            facts = parse_protocol(row["protocol"])
+            key = (row["dataset"], row["labels"], row["method"], row["metric"], row["finding"])
+            index.setdefault((*key, *(facts.get(fact, "") for fact in PARTING)), []).append(row)
         return index
 
     def summary(
-        self, dataset: str, labels: str, method: str, metric: str, *, finding: str = MACRO, place: str = ""
+        self, dataset: str, labels: str, method: str, metric: str, *, finding: str = MACRO, **parting: str
     ) -> Summary:
-        """Summarise one number over seeds; ``place`` is the map of a localisation metric."""
-        return summarise(self._index.get((dataset, labels, method, metric, finding, place), []))
+        """Summarise one number over seeds.
+
+        ``parting`` is what parts the rows of one metric: ``map=`` of a localisation metric, ``rule=`` and ``trials=``
+        of a vote.
+        """
+        facts = (parting.get(fact, "") for fact in PARTING)
+        return summarise(self._index.get((dataset, labels, method, metric, finding, *facts), []))
+
+    def difference(self, dataset: str, labels: str, method: str, base: str, metric: str) -> Summary:
+        """Summarise a macro score less that of ``base``, over the seeds that both have."""
+        of = (metric, MACRO, *("" for _ in PARTING))
+        one, other = (
+            {row["seed"]: row["value"] for row in self._index.get((dataset, labels, name, *of), [])}
+            for name in (method, base)
+        )
+        return over_seeds([one[seed] - other[seed] for seed in sorted(one.keys() & other.keys())])
 
     def distinct(self, column: str, **equal: str) -> list[str]:
         """List the values of a column among rows whose other columns equal the given ones; budgets by size."""
         found = {row[column] for row in self.rows if all(row[name] == value for name, value in equal.items())}
         return sorted(found, key=budget_order) if column == "labels" else sorted(found)
+
+    def methods(self, dataset: str, metric: str, order: Sequence[str]) -> list[str]:
+        """List the methods of a data set that have a metric, in the order given."""
+        present = set(self.distinct("method", dataset=dataset, metric=metric))
+        return [method for method in order if method in present]
 
     def distinct_seeds(self, dataset: str) -> int:
         """Count the seeds of a data set."""
@@ -109,6 +146,23 @@ class Scores:
         """List the maps for which a method has a localisation metric."""
         wanted = (dataset, labels, method, metric)
         return sorted({key[5] for key in self._index if key[:4] == wanted})
+
+    def trials(self, dataset: str, labels: str, method: str) -> dict[str, list[int]]:
+        """List the numbers of trials, rising, for which each rule's votes are scored."""
+        wanted = (dataset, labels, method, "vote_calls")
+        found: dict[str, set[int]] = {}
+        for *key, rule, trials in self._index:
+            if tuple(key[:4]) == wanted:
+                found.setdefault(rule, set()).add(int(trials))
+        return {rule: sorted(numbers) for rule, numbers in found.items()}
+
+    def all_calls(self, dataset: str, labels: str, method: str) -> float:
+        """Return the network calls per image of all trials of all conditions: so many times those of one trial."""
+        scored = self.trials(dataset, labels, method)
+        rule = min(scored, key=lambda rule: scored[rule][0])
+        first, last = scored[rule][0], max(numbers[-1] for numbers in scored.values())
+        calls = self.summary(dataset, labels, method, "vote_calls", rule=rule, trials=str(first)).mean
+        return calls / first * last
 
     def findings(self, dataset: str, metric: str) -> list[str]:
         """List the findings of a data set that have a metric, macro last."""
@@ -142,15 +196,21 @@ def read_caveats(predictions: Iterable[Path | str]) -> dict[str, list[str]]:
     return {dataset: list(found) for dataset, found in caveats.items()}
 
 
+# --- Comparisons ------------------------------------------------------------------------------------------------------
+
+
 @dataclass(frozen=True)
 class Comparison:
-    """How a method stands to the best one."""
+    """How a method stands to another one."""
 
     method: str
-    best: str
-    difference: float  # best minus method, in the direction that is better, mean over shared seeds
+    other: str  # the best of all, or the base of a variant
+    difference: float  # mean over shared seeds
     p: float  # two-sided, Holm-corrected over the family; NaN where there is nothing to compare
     different: bool
+    low: float = math.nan  # bootstrap interval of the difference
+    high: float = math.nan
+    seeds: int = 0  # that both have
 
 
 def compare_with_best(
@@ -161,53 +221,100 @@ def compare_with_best(
     draws: int = 1000,
     alpha: float = 0.05,
 ) -> dict[str, Comparison]:
-    """Compare ``methods`` with the best of them by a paired bootstrap over the groups of the same test cases.
+    """Compare ``methods`` with the best of them; a difference is the best's lead, in the direction that is better.
 
-    A draw takes groups for all seeds and methods at once, so that what is shared cancels; seeds are averaged. The
-    two-sided p-value is twice the smaller share of draws on either side of no difference, (1 + count) / (1 + draws),
-    corrected by Holm over the family. There are at least so many draws that the smallest p-value survives the
-    correction. The best is chosen on the same cases: read the marks as a description.
+    The best is chosen on the same cases: read the marks as a description.
 
     Raises:
         ValueError: the methods of one seed were tested on different cases.
     """
-    cells = {key: cell for key, cell in cells.items() if key[0] in methods}
-    seeds = sorted({seed for _, seed in cells})
-    test = {seed: next(cell for (_, other), cell in cells.items() if other == seed) for seed in seeds}
-    for (method, seed), cell in cells.items():
-        if not np.array_equal(cell.sample_ids, test[seed].sample_ids):
-            raise ValueError(f"seed {seed}: {method} was tested on other cases than the rest; delete its predictions")
-    if not cells:
+    paired = _Paired(cells, metric, methods=methods, draws=enough_draws(draws, methods=len(methods), alpha=alpha))
+    present = [method for method in methods if paired.seeds(method)]
+    if not present:
         return {}
     sign = -1.0 if metric in LOWER_IS_BETTER else 1.0
-    point = {key: sign * cell.macro(metric, np.ones((len(cell.groups), 1)))[0] for key, cell in cells.items()}
-    present = [method for method in methods if any(name == method for name, _ in cells)]
-    best = max(present, key=lambda m: _mean([point[m, s] for s in seeds if (m, s) in cells]))
-
-    draws = enough_draws(draws, methods=len(methods), alpha=alpha)
-    edges = np.cumsum([0, *(len(test[seed].groups) for seed in seeds)])
-    blocks: dict[tuple[str, int], list[np.ndarray]] = {key: [] for key in cells}
-    for weights in group_weights(np.concatenate([test[seed].groups for seed in seeds]), draws=draws):
-        part = {seed: weights[low:high] for seed, low, high in zip(seeds, edges, edges[1:], strict=False)}
-        for key, cell in cells.items():
-            blocks[key].append(sign * cell.macro(metric, part[key[1]]))
-    drawn = {key: np.concatenate(values) for key, values in blocks.items()}
-
-    rivals = [method for method in present if method != best]
-    differences, p_values = [], []
-    for rival in rivals:
-        shared = [seed for seed in seeds if (rival, seed) in cells and (best, seed) in cells]
-        differences.append(_mean([point[best, seed] - point[rival, seed] for seed in shared]))
-        gaps = [drawn[best, seed] - drawn[rival, seed] for seed in shared]
-        p_values.append(two_sided_p(np.mean(gaps, axis=0)) if shared else math.nan)
-    corrected = holm(p_values)
+    best = max(present, key=lambda m: sign * _mean([paired.point[m, seed] for seed in paired.seeds(m)]))
+    pairs = [(best, rival) for rival in present if rival != best]
+    found = _compare(paired, pairs, sign=sign, alpha=alpha)
     return {
-        best: Comparison(best, best, 0.0, 1.0, different=False),
-        **{
-            rival: Comparison(rival, best, difference, p, different=p <= alpha)
-            for rival, difference, p in zip(rivals, differences, corrected, strict=True)
-        },
+        best: Comparison(best, best, 0.0, 1.0, different=False, seeds=len(paired.seeds(best))),
+        **{c.other: replace(c, method=c.other, other=best) for c in found},
     }
+
+
+def compare_with_base(
+    cells: Mapping[tuple[str, int], Predictions],
+    metric: str,
+    *,
+    bases: Mapping[str, str],
+    draws: int = 1000,
+    alpha: float = 0.05,
+) -> dict[str, Comparison]:
+    """Compare each variant with its base, {variant: base}; a difference is the variant less its base.
+
+    The family of the correction are all variants here. An interval is that of one difference, at level 1 - alpha.
+
+    Raises:
+        ValueError: the methods of one seed were tested on different cases.
+    """
+    methods = [*dict.fromkeys([*bases, *bases.values()])]
+    paired = _Paired(cells, metric, methods=methods, draws=enough_draws(draws, methods=len(bases), alpha=alpha))
+    pairs = [(variant, base) for variant, base in bases.items() if paired.shared(variant, base)]
+    return {c.method: c for c in _compare(paired, pairs, sign=1.0, alpha=alpha)}
+
+
+class _Paired:
+    """A metric of methods on the same test cases and in the same draws of their groups.
+
+    A draw takes groups for all seeds and methods at once, so that what is shared cancels; seeds are averaged.
+    """
+
+    def __init__(
+        self, cells: Mapping[tuple[str, int], Predictions], metric: str, *, methods: Sequence[str], draws: int
+    ) -> None:
+        self.cells = {key: cell for key, cell in cells.items() if key[0] in methods}
+        seeds = sorted({seed for _, seed in self.cells})
+        test = {seed: next(cell for (_, other), cell in self.cells.items() if other == seed) for seed in seeds}
+        for (method, seed), cell in self.cells.items():
+            if not np.array_equal(cell.sample_ids, test[seed].sample_ids):
+                raise ValueError(
+                    f"seed {seed}: {method} was tested on other cases than the rest; delete its predictions"
+                )
+        self.point = {
+            key: float(cell.macro(metric, np.ones((len(cell.groups), 1)))[0]) for key, cell in self.cells.items()
+        }
+        edges = np.cumsum([0, *(len(test[seed].groups) for seed in seeds)])
+        blocks: dict[tuple[str, int], list[np.ndarray]] = {key: [] for key in self.cells}
+        if self.cells:
+            for weights in group_weights(np.concatenate([test[seed].groups for seed in seeds]), draws=draws):
+                part = {seed: weights[low:high] for seed, low, high in zip(seeds, edges, edges[1:], strict=False)}
+                for key, cell in self.cells.items():
+                    blocks[key].append(cell.macro(metric, part[key[1]]))
+        self.drawn = {key: np.concatenate(values) for key, values in blocks.items()}
+
+    def seeds(self, method: str) -> list[int]:
+        return sorted(seed for name, seed in self.cells if name == method)
+
+    def shared(self, one: str, other: str) -> list[int]:
+        return [seed for seed in self.seeds(one) if (other, seed) in self.cells]
+
+
+def _compare(paired: _Paired, pairs: Sequence[tuple[str, str]], *, sign: float, alpha: float) -> list[Comparison]:
+    """Compare the first of each pair with the second by a paired bootstrap over the groups of the same test cases.
+
+    The two-sided p-value is twice the smaller share of draws on either side of no difference,
+    (1 + count) / (1 + draws), corrected by Holm over all pairs.
+    """
+    found, p_values = [], []
+    for one, other in pairs:
+        shared = paired.shared(one, other)
+        gaps = [sign * (paired.drawn[one, seed] - paired.drawn[other, seed]) for seed in shared]
+        drawn = np.mean(gaps, axis=0) if shared else np.array([math.nan])
+        p_values.append(two_sided_p(drawn))
+        low, high = percentile_interval(drawn, 1 - alpha)
+        gap = _mean([sign * (paired.point[one, seed] - paired.point[other, seed]) for seed in shared])
+        found.append(Comparison(one, other, gap, math.nan, different=False, low=low, high=high, seeds=len(shared)))
+    return [replace(c, p=p, different=p <= alpha) for c, p in zip(found, holm(p_values), strict=True)]
 
 
 def enough_draws(draws: int, *, methods: int, alpha: float) -> int:
@@ -232,3 +339,30 @@ def holm(p_values: Sequence[float]) -> list[float]:
         largest = max(largest, min(1.0, (len(order) - rank) * p_values[i]))
         corrected[i] = largest
     return corrected
+
+
+# --- Risk and coverage ------------------------------------------------------------------------------------------------
+
+
+def risk_at(cell: Predictions, coverage: np.ndarray) -> np.ndarray:
+    """Return the error among the surest cases: shares kept (B,) -> (B,), of findings their mean.
+
+    Certainty, and who is kept with equals, are those of the metric AURC, which is the mean of this over all shares.
+    """
+    if cell.kind == "one_of_k":
+        cases = Cases(cell.scores, cell.labels, cell.decided)
+        return 1 - accuracy_joint(cases, _surest(cases.scores.max(1), coverage))
+    risks = []
+    for scores, labels, decided in zip(cell.scores.T, cell.labels.T, cell.decided.T, strict=True):
+        known = ~np.isnan(labels)
+        if known.any():
+            kept = _surest(np.abs(scores[known] - 0.5), coverage)
+            risks.append(1 - accuracy(Cases(scores[known], labels[known], decided[known]), kept))
+    return mean_defined(np.stack(risks)) if risks else np.full(len(coverage), math.nan)
+
+
+def _surest(certainty: np.ndarray, coverage: np.ndarray) -> np.ndarray:
+    """Return weights (n, B) that keep at least each share of the cases, the surest first and equals together."""
+    falling = np.sort(certainty)[::-1]
+    last = np.clip(np.ceil(coverage * len(falling) - 1e-9).astype(int), 1, len(falling)) - 1
+    return (certainty[:, None] >= falling[last]).astype(np.float32)

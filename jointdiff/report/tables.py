@@ -2,31 +2,33 @@
 
 from __future__ import annotations
 
-import csv
 import math
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from jointdiff.evaluate.scores import MACRO, read_rows
-from jointdiff.report.layout import WRITERS, Cell, Column, Line, Section, Table, rank
+from jointdiff.report.ablation import ablation_tables
+from jointdiff.report.layout import WRITERS, Cell, Column, Line, Section, Table, cell_of, digits_of, over, paged, rank
+from jointdiff.report.published import Reported, read_published, reported_lines
 from jointdiff.report.statistics import (
     Comparison,
     Scores,
-    Summary,
     compare_with_best,
     enough_draws,
     read_caveats,
     read_cells,
 )
+from jointdiff.report.votes import votes_tables
 from jointdiff.report.wording import CONTROLS, budget_name, dataset_name, map_name, method_name, sentence
 
-TABLES = ("classification", "joint", "localisation", "cost")
+TABLES = ("classification", "systems", "votes", "joint", "localisation", "ablation", "cost")
 FORMATS = ("tex", "csv", "md", "html")
 MAX_COLUMNS = 6  # of numbers with their deviation, side by side
-MAX_LINES = 34  # of one table on a page
 CONTROL_MAPS = ("random_map", "centre_prior")
+BEST_MAPS = ("counterfactual_control", "counterfactual", "grad_cam", *CONTROL_MAPS)  # the first one stands for a method
+_ALL = budget_name("all")
 _MAPS_CAPTION = (
     "mean over seeds, in brackets their standard deviation in units of the last digit. Mean change is in percent of "
     "the pixel range; the pointing floor is the score of a map without knowledge; IoU keeps as many pixels as the "
@@ -44,13 +46,15 @@ def draw_tables(
     *,
     published: Path | str | None = None,
     methods: Sequence[str] = (),
+    changes: Mapping[str, Mapping[str, Any]] | None = None,
     draws: int = 1000,
     alpha: float = 0.05,
 ) -> list[Path]:
-    """Write tables 1, 2, 4 and 7 into the folder ``out``, each in every format, and return the files.
+    """Write every table into the folder ``out``, each in every format, and return the files.
 
     ``predictions`` are those of the cells, for the comparison of methods (each beside its run.json); ``published`` is
-    the file of published numbers; ``methods`` gives the order of lines.
+    the file of published numbers; ``methods`` gives the order of lines; ``changes`` are what variants change of their
+    base, as ``Experiment.changes`` says it.
     """
     rows = Scores(read_rows(scores))
     predictions = list(predictions)
@@ -63,11 +67,16 @@ def draw_tables(
             for dataset in rows.distinct("dataset")
             for table in classification_tables(rows, dataset, order, cells, reported, draws=draws, alpha=alpha)
         ],
+        "systems": list(systems_tables(rows, order)),
+        "votes": list(votes_tables(rows, order, cells)),
         "joint": list(joint_tables(rows, order)),
         "localisation": list(localisation_tables(rows, order)),
+        "ablation": list(ablation_tables(rows, changes or {}, cells, draws=draws, alpha=alpha)),
         "cost": list(cost_tables(rows, order)),
     }
     missing = {
+        "votes": "No method of this experiment votes.",
+        "ablation": "No variant of this experiment changes another one.",
         "joint": "No method of this experiment draws images.",
         "localisation": "No method of this experiment explains findings.",
     }
@@ -94,7 +103,7 @@ def classification_tables(
     """Yield table 1 of a data set: classification by label budget, with what is not different from the best."""
     metrics = ("auroc", "average_precision", "accuracy")
     budgets = rows.budgets(dataset)
-    methods = _methods(rows, dataset, "auroc", order)
+    methods = rows.methods(dataset, "auroc", order)
     rivals = [m for m in methods if m not in CONTROLS]
     draws = enough_draws(draws, methods=len(rivals), alpha=alpha)
     compared = {
@@ -140,24 +149,24 @@ def _classification_table(
         cells: list[Cell] = []
         for metric in metrics:
             if own == ["all"] and budgets != ["all"]:  # its number belongs to no budget: one cell under all of them
-                cells.append(_cell(rows.summary(dataset, "all", method, metric), span=len(budgets)))
+                cells.append(cell_of(rows.summary(dataset, "all", method, metric), span=len(budgets)))
                 continue
             for labels in budgets:
                 stand = compared[labels, metric].get(method)
-                tied = stand is not None and stand.method != stand.best and not stand.different
-                cells.append(_cell(rows.summary(dataset, labels, method, metric), tied=tied))
+                tied = stand is not None and stand.method != stand.other and not stand.different
+                cells.append(cell_of(rows.summary(dataset, labels, method, metric), tied=tied))
         name = method_name(method) + (f" ({budget_name('all')})" if own == ["all"] and budgets != ["all"] else "")
         lines.append(Line(name, tuple(cells), competes=method not in CONTROLS and own != ["all"]))
     sections = [
         rank(Section("", tuple(line for line in lines if line.competes)), columns),
         Section("Controls", tuple(line for line in lines if not line.competes)),
-        Section("Reported elsewhere, not measured here", _reported_lines(rows, dataset, columns, budgets, reported)),
+        Section("Reported elsewhere, not measured here", reported_lines(rows, dataset, columns, budgets, reported)),
     ]
     seeds = rows.distinct_seeds(dataset)
     return Table(
         label=f"classification-{dataset}" + (f"-{part + 1}" if part else ""),
         caption=(
-            f"Semi-supervised classification on {dataset_name(dataset)} by label budget: mean{_over(seeds)}. "
+            f"Semi-supervised classification on {dataset_name(dataset)} by label budget: mean{over(seeds)}. "
             "Best in bold, second underlined; † marks what is not significantly different from the best "
             f"(paired bootstrap over groups, {draws:,} draws, Holm-corrected, level {alpha:g}). "
             "Controls compete with nobody."
@@ -168,10 +177,90 @@ def _classification_table(
     )
 
 
+def systems_tables(rows: Scores, order: Sequence[str]) -> Iterator[Table]:
+    """Yield, for each data set, all systems side by side at the largest budget: how good, and at what cost."""
+    for dataset in rows.distinct("dataset"):
+        largest = rows.budgets(dataset)[-1]
+        standing = _standing(rows, dataset, "auroc", order)
+        found = (rows.summary(dataset, labels, method, "frechet_distance").facts for method, labels, _ in standing)
+        extractor = method_name(next((facts["extractor"] for facts in found if facts and "extractor" in facts), ""))
+        here = f"on {dataset_name(dataset)} with {budget_name(largest)} where nothing else is said, mean"
+        seeds = rows.distinct_seeds(dataset)
+        direction = "Best in bold, second underlined; arrows say which way is better; controls compete with nobody."
+        parts = (
+            (
+                (
+                    Column("Macro AUROC", "auroc", "Classification"),
+                    Column("Accuracy", "accuracy", "Classification"),
+                    Column(f"FD-{extractor.lower()}", "frechet_distance", "Generation"),
+                    Column("Match AUROC", "guidance_auroc", "Generation"),
+                    Column("Pointing", "pointing", "Localisation"),
+                    Column("Change ratio", "change_ratio", "Localisation", digits=2),
+                ),
+                f"All systems {here}{over(seeds)}. FD: Frechet distance of synthetic images to "
+                "the real test images in the features of the classifier named. Match AUROC: how well an independent "
+                "classifier finds in a synthetic image what was asked for. Pointing: how often the hottest pixel of a "
+                "map lies in the marked region; change ratio: mean of the map inside the region over that outside; "
+                f"over all findings, of the map that the footnote names. {direction}",
+            ),
+            (
+                tuple(
+                    Column(name, f"{quantity}_per_{what}", group, unit, digits=0)
+                    for quantity, group, unit in (("calls", "Network calls", ""), ("ms", "Time", "ms"))
+                    for name, what in (("Prediction", "prediction"), ("Sample", "sample"), ("Edit", "counterfactual"))
+                ),
+                f"What all systems take {here}{over(seeds, spread=False)}: calls of the network and "
+                "milliseconds for one prediction, one synthetic image, and one edit, which is a counterfactual with "
+                f"its control. {direction}",
+            ),
+        )
+        for part, (columns, caption) in enumerate(parts):
+            table = _systems_table(rows, dataset, standing, columns)
+            if table.columns:
+                yield replace(table, label=f"systems-{dataset}" + (f"-{part + 1}" if part else ""), caption=caption)
+
+
+def _systems_table(
+    rows: Scores, dataset: str, standing: Sequence[tuple[str, str, str]], columns: Sequence[Column]
+) -> Table:
+    """Lay out the columns for which any system has a number."""
+    kept, found = [], []
+    for column in columns:
+        cells = [_system_cell(rows, dataset, labels, method, column.metric) for method, labels, _ in standing]
+        values = [cell.summary.mean for cell in cells if not cell.empty]
+        if values:
+            # What is counted needs no digits unless it is a mean; distances and times come in all sizes.
+            plain = column.metric.startswith("calls") and all(value == round(value) for value in values)
+            sized = column.metric.startswith(("calls", "ms", "frechet")) and not plain
+            kept.append(replace(column, digits=digits_of(values)) if sized else column)
+            found.append(cells)
+    lines = [
+        # One that used all labels is not a rival of those that had few.
+        Line(name, tuple(cells[i] for cells in found), competes=method not in CONTROLS and f"({_ALL})" not in name)
+        for i, (method, _, name) in enumerate(standing)
+    ]
+    rivals, controls = ([line for line in lines if line.competes == wanted] for wanted in (True, False))
+    sections = (rank(Section("", tuple(rivals)), kept), Section("Controls", tuple(controls)))
+    return Table("", "", "System", tuple(kept), tuple(section for section in sections if section.lines))
+
+
+def _system_cell(rows: Scores, dataset: str, labels: str, method: str, metric: str) -> Cell:
+    if metric in ("pointing", "change_ratio"):
+        maps = rows.places(dataset, labels, method, metric)
+        best = next((place for place in BEST_MAPS if place in maps), "")
+        summary = rows.summary(dataset, labels, method, metric, map=best)
+        what = sentence(map_name(best)) if best and not math.isnan(summary.mean) else ""
+        return Cell(summary, note="; ".join(filter(None, [what, summary.reason])))
+    summary = rows.summary(dataset, labels, method, metric)
+    if metric.startswith(("calls", "ms")):  # seeds differ in the noise of the clock alone
+        return Cell(replace(summary, sd=math.nan, reason=""))
+    return cell_of(summary)
+
+
 def joint_tables(rows: Scores, order: Sequence[str]) -> Iterator[Table]:
     """Yield table 2 for each data set: how well generators classify, beside how well they draw."""
     for dataset in rows.distinct("dataset"):
-        methods = _methods(rows, dataset, "frechet_distance", order)
+        methods = rows.methods(dataset, "frechet_distance", order)
         if not methods:
             continue
         sections = []
@@ -184,13 +273,13 @@ def joint_tables(rows: Scores, order: Sequence[str]) -> Iterator[Table]:
                     continue
                 extractor = (distance.facts or {}).get("extractor", extractor)
                 shown = ("auroc", "accuracy", "guidance_auroc", "frechet_distance", "fid")
-                cells = tuple(_cell(rows.summary(dataset, labels, method, metric)) for metric in shown)
+                cells = tuple(cell_of(rows.summary(dataset, labels, method, metric)) for metric in shown)
                 lines.append(Line(method_name(method), cells))
             reference = rows.summary(dataset, labels, methods[0], "frechet_distance_real")
             if not math.isnan(reference.mean):
                 empty = Cell()
                 lines.append(
-                    Line("Real training images", (empty, empty, empty, _cell(reference), empty), competes=False)
+                    Line("Real training images", (empty, empty, empty, cell_of(reference), empty), competes=False)
                 )
             sections.append(Section(budget_name(labels) if len(methods) > 1 or lines else "", tuple(lines)))
         distances = [line.cells[3].summary.mean for section in sections for line in section.lines]
@@ -198,14 +287,16 @@ def joint_tables(rows: Scores, order: Sequence[str]) -> Iterator[Table]:
             Column("Macro AUROC", "auroc", "Classification"),
             Column("Accuracy", "accuracy", "Classification"),
             Column("Match AUROC", "guidance_auroc", "Generation"),
-            Column(f"FD-{method_name(extractor).lower()}", "frechet_distance", "Generation", digits=_digits(distances)),
+            Column(
+                f"FD-{method_name(extractor).lower()}", "frechet_distance", "Generation", digits=digits_of(distances)
+            ),
             Column("FID", "fid", "Generation", digits=1),
         )
         yield Table(
             label=f"joint-{dataset}",
             caption=(
                 f"Joint models on {dataset_name(dataset)}: classification beside the quality of synthetic images, "
-                f"mean{_over(rows.distinct_seeds(dataset))}. Match AUROC: how well an independent classifier finds in "
+                f"mean{over(rows.distinct_seeds(dataset))}. Match AUROC: how well an independent classifier finds in "
                 "an image what was asked for. FD: Frechet distance to the real test images in the features of the "
                 f"{method_name(extractor).lower()} classifier; the line of real images is what as many real training "
                 "images reach. Smaller distances are better."
@@ -244,7 +335,7 @@ def localisation_tables(rows: Scores, order: Sequence[str]) -> Iterator[Table]:
                 title += f"; pointing floor {floor:.3f}" if not math.isnan(floor) else ""
                 if lines:
                     sections.append(rank(Section(title, tuple(lines)), columns))
-            for page, part in enumerate(_pages(sections)):
+            for page, part in enumerate(paged(sections)):
                 yield Table(
                     label=f"localisation-{dataset}-{budget}" + (f"-{page + 1}" if page else ""),
                     caption=(
@@ -272,12 +363,12 @@ def _map_lines(
         for labels in sorted(budgets, key=lambda b: b == "all"):
             for place in rows.places(dataset, labels, method, "pointing"):
                 summaries = [
-                    rows.summary(dataset, labels, method, column.metric, finding=finding, place=place)
+                    rows.summary(dataset, labels, method, column.metric, finding=finding, map=place)
                     for column in columns
                 ]
                 if all(math.isnan(s.mean) and not s.reason for s in summaries):
                     continue
-                cells = tuple(_cell(summary) for summary in summaries)
+                cells = tuple(cell_of(summary) for summary in summaries)
                 if place in CONTROL_MAPS:
                     controls.setdefault(place, Line(map_name(place), cells, competes=False))
                 else:
@@ -288,34 +379,17 @@ def _map_lines(
 def _floor(rows: Scores, dataset: str, budgets: set[str], finding: str) -> float:
     for method in rows.distinct("method", dataset=dataset, metric="pointing_floor"):
         for labels in sorted(budgets):
-            floor = rows.summary(dataset, labels, method, "pointing_floor", finding=finding, place="uniform").mean
+            floor = rows.summary(dataset, labels, method, "pointing_floor", finding=finding, map="uniform").mean
             if not math.isnan(floor):
                 return floor
     return math.nan
-
-
-def _pages(sections: Sequence[Section]) -> list[list[Section]]:
-    """Cut sections into tables that fit a page."""
-    pages: list[list[Section]] = []
-    room = 0
-    for section in sections:
-        if not pages or room + len(section.lines) + 1 > MAX_LINES:
-            pages.append([])
-            room = 0
-        pages[-1].append(section)
-        room += len(section.lines) + 1
-    return pages
 
 
 def cost_tables(rows: Scores, order: Sequence[str]) -> Iterator[Table]:
     """Yield table 7 for each data set: what each method costs, beside what it reaches."""
     for dataset in rows.distinct("dataset"):
         largest = rows.budgets(dataset)[-1]
-        lines: list[tuple[str, str, str, bool]] = []
-        for method in _methods(rows, dataset, "parameters", order):
-            labels = largest if largest in rows.distinct("labels", dataset=dataset, method=method) else "all"
-            extra = f" ({budget_name('all')})" if labels == "all" != largest else ""
-            lines.append((method, labels, method_name(method) + extra, method not in CONTROLS))
+        lines = _standing(rows, dataset, "parameters", order)
         if not lines:
             continue
         plan = (
@@ -332,22 +406,22 @@ def cost_tables(rows: Scores, order: Sequence[str]) -> Iterator[Table]:
         )
         columns, found = [], []
         for name, metric, unit, scale, group in plan:
-            summaries = [rows.summary(dataset, labels, method, metric) for method, labels, *_ in lines]
+            summaries = [rows.summary(dataset, labels, method, metric) for method, labels, _ in lines]
             values = [scale * s.mean for s in summaries]
             if all(math.isnan(value) for value in values):
                 continue
-            digits = 3 if metric == "auroc" else 0 if metric.startswith("calls") else _digits(values)
+            digits = 3 if metric == "auroc" else 0 if metric.startswith("calls") else digits_of(values)
             columns.append(Column(name, metric, group, unit, digits, scale))
             found.append([replace(s, sd=math.nan, reason="") for s in summaries])
         competing, controls = (
             tuple(
-                Line(name, tuple(Cell(column[i]) for column in found), competes=competes)
-                for i, (_, _, name, competes) in enumerate(lines)
-                if competes == wanted
+                Line(name, tuple(Cell(column[i]) for column in found), competes=wanted)
+                for i, (method, _, name) in enumerate(lines)
+                if (method not in CONTROLS) == wanted
             )
             for wanted in (True, False)
         )
-        used = (rows.summary(dataset, labels, method, "train_seconds") for method, labels, *_ in lines)
+        used = (rows.summary(dataset, labels, method, "train_seconds") for method, labels, _ in lines)
         devices = dict.fromkeys(s.facts["device"] for s in used if s.facts and "device" in s.facts)
         sections = [Section("", competing), Section("Controls", controls)]
         yield Table(
@@ -363,93 +437,11 @@ def cost_tables(rows: Scores, order: Sequence[str]) -> Iterator[Table]:
         )
 
 
-def _methods(rows: Scores, dataset: str, metric: str, order: Sequence[str]) -> list[str]:
-    present = set(rows.distinct("method", dataset=dataset, metric=metric))
-    return [method for method in order if method in present]
-
-
-def _cell(summary: Summary, **more) -> Cell:
-    return Cell(summary, note=summary.reason, **more)
-
-
-def _over(seeds: int) -> str:
-    return f" ± standard deviation over {seeds} seeds" if seeds > 1 else " of one seed"
-
-
-def _digits(values: Sequence[float]) -> int:
-    """Choose digits after the point that show three figures of the median magnitude."""
-    sizes = sorted(abs(value) for value in values if not math.isnan(value) and value)
-    return max(0, min(3, 2 - math.floor(math.log10(sizes[len(sizes) // 2])))) if sizes else 1
-
-
-# --- Published numbers ------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Reported:
-    """A published number, as its file says it."""
-
-    system: str
-    dataset: str
-    setting: str
-    metric: str
-    value: str
-    source: str
-
-
-def read_published(path: Path | str) -> list[Reported]:
-    """Read published numbers.
-
-    Raises:
-        ValueError: the file has other columns.
-    """
-    with Path(path).open(newline="", encoding="utf-8") as stream:
-        lines = list(csv.DictReader(stream))
-    wanted = set(Reported.__dataclass_fields__)
-    if lines and set(lines[0]) != wanted:
-        raise ValueError(f"{path}: columns must be {', '.join(Reported.__dataclass_fields__)}")
-    return [Reported(**line) for line in lines]
-
-
-def matching(reported: Reported, *, dataset: str, size: str, labels: str, metric: str) -> float:
-    """Return a published number in our unit where data set, image size, budget and metric are the same, else NaN.
-
-    A setting with any further word is another setting: nothing is shown beside what it cannot be compared with.
-    """
-    names = {_bare(dataset), _bare(f"{dataset}{size}px")}
-    ours = {"auroc": {"auroc": 0.01}, "accuracy": {"accuracy": 0.01, "error": -0.01}}.get(metric, {})
-    factor = ours.get(reported.metric.lower())
-    if _bare(reported.dataset) not in names or factor is None or _budget(reported.setting) != labels:
-        return math.nan
-    return float(reported.value) * factor + (1.0 if factor < 0 else 0.0)
-
-
-def _bare(name: str) -> str:
-    return re.sub(r"[^a-z0-9]", "", name.lower())
-
-
-def _budget(setting: str) -> str:
-    if setting == "full labels":
-        return "all"
-    if found := re.fullmatch(r"(\d+) labels", setting):
-        return found[1]
-    found = re.fullmatch(r"([\d.]+) % labels", setting)
-    return f"{float(found[1]) / 100:g}" if found else ""
-
-
-def _reported_lines(
-    rows: Scores, dataset: str, columns: Sequence[Column], budgets: Sequence[str], reported: Sequence[Reported]
-) -> tuple[Line, ...]:
-    size = rows.image_size(dataset)
-    lines: dict[tuple[str, str], list[Cell]] = {}
-    for number in reported:
-        for c, column in enumerate(columns):
-            labels = budgets[c % len(budgets)]
-            value = matching(number, dataset=dataset, size=size, labels=labels, metric=column.metric)
-            if not math.isnan(value):
-                cells = lines.setdefault((number.system, number.source), [Cell()] * len(columns))
-                cells[c] = Cell(Summary(mean=value))
-    return tuple(
-        Line(system, tuple(cells), competes=False, note=f"reported by {source}")
-        for (system, source), cells in lines.items()
-    )
+def _standing(rows: Scores, dataset: str, metric: str, order: Sequence[str]) -> list[tuple[str, str, str]]:
+    """List (method, labels, name) of all that have a metric: at the largest budget, or else with all labels."""
+    largest = rows.budgets(dataset)[-1]
+    found = []
+    for method in rows.methods(dataset, metric, order):
+        labels = largest if largest in rows.distinct("labels", dataset=dataset, method=method) else "all"
+        found.append((method, labels, method_name(method) + (f" ({_ALL})" if labels == "all" != largest else "")))
+    return found

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from typing import Any
 
 CONTROLS = ("random", "class_prior", "fully_supervised")  # set apart: they say where floor and ceiling are
 
+RULES = ("majority", "mean", "race")  # of votes, in the order of tables and legends
+
 _METHODS = {
     "joint": "Joint diffusion",
+    "diffusion_classifier": "Diffusion classifier",
+    "mediffusion": "Mediffusion",
     "fixmatch": "FixMatch",
     "flexmatch": "FlexMatch",
     "freematch": "FreeMatch",
@@ -62,20 +67,48 @@ def sentence(token: str) -> str:
 
 def method_name(token: str) -> str:
     """Name a method variant; a variant such as "joint_noisy" keeps its method's name."""
-    base, _, rest = token.partition("_")
-    return _METHODS.get(token) or (
-        f"{_METHODS[base]}, {rest.replace('_', ' ')}" if base in _METHODS else sentence(token)
-    )
+    base = max((name for name in _METHODS if f"{token}_".startswith(f"{name}_")), key=len, default="")
+    if not base:
+        return sentence(token)
+    rest = token.removeprefix(base).replace("_", " ").strip()
+    return f"{_METHODS[base]}, {rest}" if rest else _METHODS[base]
 
 
 def dataset_name(token: str) -> str:
-    """Name a data set."""
+    """Name a data set; one called "shifted_busi" is BUSI with a shift."""
+    if token.startswith("shifted_"):
+        return f"{dataset_name(token.removeprefix('shifted_'))}, shifted"
     return _DATASETS.get(token, sentence(token))
 
 
 def map_name(token: str) -> str:
     """Name a kind of map."""
     return _MAPS.get(token, sentence(token))
+
+
+def rule_name(rule: str, trials: int) -> str:
+    """Name a rule of votes with its number of trials."""
+    of = f"{trials} trial{'s' if trials > 1 else ''}"
+    return {
+        "majority": f"Majority of {of}",
+        "mean": f"Mean error of {of}",
+        "race": f"Race over at most {of}",
+    }.get(rule, f"{sentence(rule)}, {of}")
+
+
+def change_name(key: str, old: Any, new: Any) -> str:
+    """Say what a variant changes: "settings.pooling" from "both" to "max" is "pooling: max instead of both"."""
+    words = key.removeprefix("settings.").replace("_", " ").replace(".", " ")
+    return f"{words}: {_value(new)} instead of {_value(old)}"
+
+
+def _value(value: Any) -> str:
+    plain = {True: "yes", False: "no", None: "none"}
+    if isinstance(value, bool) or value is None:
+        return plain[value]
+    if isinstance(value, list | tuple):
+        return ", ".join(map(_value, value)) or "none"
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def metric_name(token: str) -> str:

@@ -40,7 +40,7 @@ def test_every_key_of_a_shipped_configuration_is_commented(path: Path) -> None:
         return {key for key, rest in found if "#" in rest or not commented}
 
     experiment = load_experiment(path)
-    names = {*experiment.datasets, *experiment.methods}  # explained by their own lines, or by being a module's name
+    names = {*experiment.datasets, *experiment.methods, *experiment.autoencoders}  # explained by their own lines, or by being a module's name
     explained = keys(path, commented=True) | keys(ROOT / "config" / "config.yaml", commented=True)
     assert keys(path, commented=False) - names - explained == set()
 
@@ -166,6 +166,40 @@ def test_a_digest_covers_what_changes_the_weights_and_nothing_else() -> None:
     changed = [{"size": 16}, {"labels": "51"}, {"seed": 1}, {"settings": {"a": 1}}, {"options": {"patients": 1}}]
     digests = {spec(**change).digest for change in [{}, *changed, {"training": Training(steps=1)}, {"test": 0.5}]}
     assert len(digests) == len(changed) + 3
+
+
+def test_a_variant_says_what_it_changes_of_its_base() -> None:
+    experiment = parse_experiment(
+        config(
+            methods={
+                "joint": {"generate": True, "settings": {"width": 16, "pooling": "both"}},
+                "joint_max": {"base": "joint", "generate": False, "settings": {"pooling": "max", "width": 16}},
+                "joint_long": {
+                    "base": "joint_max",
+                    "training": {"steps": 9, "batch_size": 32},
+                    "settings": {"ema": 0.9},
+                },
+                "mediffusion": {"base": "joint", "autoencoder": "kl", "explanation": {"guidance": 1.0}},
+                "judge": {"method": "supervised", "labels": "all"},
+            },
+            autoencoders={"kl": {}},
+            evaluation={"extractor": "judge"},
+        )
+    )
+    changes = experiment.changes()
+    assert changes == {
+        "joint_max": {"base": "joint", "changes": {"settings.pooling": ["both", "max"]}},
+        "joint_long": {
+            "base": "joint_max",
+            "changes": {"settings.ema": ["default", 0.9], "training.steps": [500, 9]},
+        },
+        "mediffusion": {
+            "base": "joint",
+            "changes": {"autoencoder": [None, "kl"], "explanation.guidance": [3.0, 1.0]},
+        },
+    }
+    again = parse_experiment(experiment.model_dump(mode="json"))  # as Snakemake hands it on
+    assert again.changes() == changes and parse_experiment(config()).changes() == {}
 
 
 @given(st.integers(1, 10**6))

@@ -128,7 +128,10 @@ def test_a_continuous_process_is_saved_as_betas_that_diffusers_reads(tmp_path):
     reference = DDIMScheduler.from_pretrained(tmp_path)
     assert reference.config.prediction_type == "v_prediction"
     torch.testing.assert_close(
-        reference.alphas_cumprod[:990], process.signal(torch.arange(990)).to(reference.alphas_cumprod), atol=1e-5, rtol=1e-3
+        reference.alphas_cumprod[:990],
+        process.signal(torch.arange(990)).to(reference.alphas_cumprod),
+        atol=1e-5,
+        rtol=1e-3,
     )
 
 

@@ -1,15 +1,16 @@
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
 
+from jointdiff.config import Explanation
 from jointdiff.data.augment import Views
 from jointdiff.data.source import Augmentations, DataInfo, LabelSpec
-from jointdiff.config import Explanation
 from jointdiff.diffusion.process import STEPS, noise_for
-from jointdiff.seeding import derive
 from jointdiff.method import Batch
 from jointdiff.methods.joint import JointDiffusion
+from jointdiff.seeding import derive
 
 KINDS = {"one_of_k": ("a", "b", "c"), "multi_label": ("a", "b")}
 
@@ -195,3 +196,114 @@ def test_reach_enlarges_what_guidance_changes_in_the_noise_estimate(reach):
         torch.testing.assert_close(
             method._guided(encoding, loss, scale=50.0)[1], plain + reach * (moved - plain), atol=1e-5, rtol=1e-4
         )
+
+
+# --- Consistency, conditions, latents ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("view", ["strong", "noise"])
+@pytest.mark.parametrize("rule", ["fixmatch", "softmatch"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_consistency_reaches_the_encoder_in_one_pass(kind, rule, view):
+    method = build(
+        kind, consistency=rule, consistency_view=view, consistency_threshold=0.1, classification_weight=0.5
+    ).train()
+    teacher, passes = copy.deepcopy(method).eval().requires_grad_(False), []
+    method.unet.conv_in.register_forward_hook(lambda *_: passes.append(1))
+    torch.manual_seed(0)
+    terms = method.losses(batch(method, unlabelled=32), Views(method.data.augmentations), teacher)
+    assert len(passes) == 1
+    assert set(terms) == {"denoising", "classification", "consistency"}
+    (gradient,) = torch.autograd.grad(terms["consistency"], method.unet.conv_in.weight)
+    assert gradient.abs().sum() > 0
+
+
+def test_consistency_by_noise_is_that_of_its_formula():
+    method = build("one_of_k", consistency="fixmatch", consistency_view="noise", consistency_threshold=0.0)
+    teacher = build("one_of_k", consistency="fixmatch")
+    with torch.no_grad():
+        teacher.head.net[-1].bias += torch.tensor([0.0, 3.0, 0.0])
+    seen = batch(method, unlabelled=40)
+    torch.manual_seed(7)
+    found = method.losses(seen, Views(method.data.augmentations), teacher)["consistency"]
+    torch.manual_seed(7)
+    steps = torch.randint(STEPS, (40,))
+    noisy = method.process.add_noise(seen.unlabelled, torch.randn_like(seen.unlabelled), steps)
+    logits = method.classify(method.unet.encode(noisy, steps))
+    kept = method.process.signal(steps) >= 0.5  # elsewhere a finding may be gone
+    assert 0 < kept.sum() < 40
+    expected = -logits.log_softmax(1)[:, 1] * kept  # the teacher is sure of the second class
+    torch.testing.assert_close(found, method.settings.classification_weight * expected.mean())
+
+
+def test_the_classification_term_can_be_left_out_of_most_steps():
+    method = build(classification_every=3)
+    views = Views(method.data.augmentations)
+    names = [set(method.losses(replace(batch(method), step=step), views, method)) for step in range(4)]
+    assert names == [{"denoising", "classification"}, {"denoising"}, {"denoising"}, {"denoising", "classification"}]
+
+
+def test_nothing_told_is_no_condition():
+    method = build(conditional=True)
+    with torch.no_grad():
+        encoding = method.unet.encode(torch.randn(2, 1, 16, 16), torch.tensor([5, 500]))
+        unknown = method._tell(encoding, torch.full((2, 2), torch.nan))
+        assert torch.equal(unknown.embedding, encoding.embedding)
+        known = method._tell(encoding, torch.tensor([[1.0, torch.nan], [0.0, torch.nan]]))
+        assert not torch.equal(known.embedding[0] - encoding.embedding[0], known.embedding[1] - encoding.embedding[1])
+
+
+def test_a_conditional_decoder_is_guided_by_the_difference_that_labels_make():
+    method = build(conditional=True)
+    with torch.no_grad():
+        method.told.weight.normal_()
+    seeds, labels = torch.tensor([1, 2]), torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+    one = method.sample(labels, seeds, steps=3, sampler="ddim", guidance=1.0)
+    other = method.sample(labels.flip(0), seeds, steps=3, sampler="ddim", guidance=1.0)
+    assert not torch.equal(one, other)
+    assert method.calls_per_step(1.0) == 2
+    assert method.calls_per_step(0.0) == 1
+
+
+def test_what_the_decoder_is_told_is_what_the_teacher_is_sure_of():
+    method = build("multi_label", conditional=True, consistency_threshold=0.9, label_dropout=0.0).train()
+    teacher = build("multi_label", conditional=True)
+    with torch.no_grad():
+        teacher.head.net[-1].weight.zero_()
+        teacher.head.net[-1].bias.copy_(torch.tensor([5.0, 0.0]))  # sure of the first, not of the second
+    told = []
+    method._tell = lambda encoding, labels: told.append(labels) or encoding
+    method.losses(batch(method, unlabelled=8), Views(method.data.augmentations), teacher)
+    assert (told[0][:, 0] == 1).all()
+    assert told[0][:, 1].isnan().all()
+
+
+def test_the_head_may_learn_at_a_rate_of_its_own():
+    from jointdiff.training.loop import _optimiser
+
+    groups = _optimiser(build(learning_rate=1e-3, head_learning_rate=1e-5)).param_groups
+    rates = {group["base"]: sum(p.numel() for p in group["params"]) for group in groups}
+    head = sum(p.numel() for p in build().head.parameters())
+    assert rates[1e-5] == head
+    assert set(rates) == {1e-3, 1e-5}
+
+
+@pytest.mark.parametrize("guide", ["image", "representation"])
+def test_counterfactuals_follow_either_guide(guide):
+    method = build("multi_label", classifier_input="both")
+    images, seeds = torch.rand(4, 1, 16, 16) * 2 - 1, torch.arange(4)
+    strength = {"image": 20.0, "representation": 2000.0}[guide]
+    how = Explanation(noise_level=300, steps=4, guidance=strength, guide=guide)
+    edited = method.counterfactual(images, 1, 1.0, seeds, how=how)
+    plain = method.counterfactual(images, 1, 1.0, seeds, how=how.model_copy(update={"guidance": 0.0}))
+    torch.testing.assert_close(plain.images, plain.control)
+    assert not torch.equal(edited.images, edited.control)
+
+
+def test_wavelets_are_another_space_for_the_same_method():
+    method = build(codec="wavelet")
+    assert method.unet.config["in_channels"] == 4
+    assert method.unet.config["sample_size"] == 8
+    assert method.pipeline() is None, "no pipeline of diffusers knows wavelets"
+    drawn = method.sample(torch.tensor([[1.0, 0.0]]), torch.tensor([1]), steps=2, sampler="ddim", guidance=1.0)
+    assert drawn.shape == (1, 1, 16, 16)

@@ -8,16 +8,17 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from made_results import make_results
+from made_results import CHANGES, make_results
 
-from jointdiff.evaluate.scores import Identity, collect, format_protocol, score_row, write_rows
+from jointdiff.evaluate.scores import Identity, collect, format_protocol, read_rows, score_row, write_rows
 from jointdiff.report import paper
 from jointdiff.report.figures import draw_figures
 from jointdiff.report.layout import Cell, Column, Line, Section, Table, number, rank, to_latex, write_html
 from jointdiff.report.paper import TexError, TexMissingError, compile_paper, compile_tex
+from jointdiff.report.published import Reported, matching, read_published
 from jointdiff.report.statistics import Summary
-from jointdiff.report.tables import FORMATS, TABLES, Reported, draw_tables, matching, read_published
-from jointdiff.report.wording import method_name, tex
+from jointdiff.report.tables import FORMATS, TABLES, draw_tables
+from jointdiff.report.wording import change_name, dataset_name, method_name, tex
 
 PUBLISHED = Path(__file__).parents[2] / "config" / "published.csv"
 needs_tex = pytest.mark.skipif(not shutil.which("pdflatex"), reason="pdflatex is not installed")
@@ -27,8 +28,13 @@ needs_tex = pytest.mark.skipif(not shutil.which("pdflatex"), reason="pdflatex is
 def results(tmp_path_factory):
     root = tmp_path_factory.mktemp("results")
     scores, predictions, metrics = make_results(root)
-    draw_tables(scores, predictions, root / "tables", published=PUBLISHED, methods=["joint", "supervised"], draws=100)
+    draw(scores, predictions, root / "tables")
     return root, scores, predictions, metrics
+
+
+def draw(scores, predictions, out):
+    order = ["joint", "supervised"]
+    draw_tables(scores, predictions, out, published=PUBLISHED, methods=order, changes=CHANGES, draws=100)
 
 
 def lines_of(path):
@@ -61,6 +67,84 @@ def test_the_classification_table_marks_the_best_and_sets_controls_apart(results
 
 def test_what_a_data_set_cannot_vouch_for_stands_below_its_numbers(results):
     assert "Of these data: drawn, not photographed." in (results[0] / "tables/classification.md").read_text()
+
+
+def test_all_systems_stand_side_by_side_with_what_they_cost(results):
+    lines = lines_of(results[0] / "tables" / "systems.csv")
+    quality, cost = (
+        [line for line in lines if line["table"] == name] for name in ("systems-phantom", "systems-phantom-2")
+    )
+    names = [line["line"] for line in quality]
+    assert names[:2] == ["Joint diffusion", "Supervised"] and names == [line["line"] for line in cost]
+    assert {line["line"] for line in quality if line["section"]} == {"Fully supervised (all labels)", "Random scores"}
+    of = {line["line"]: line for line in quality}
+    assert float(of["Joint diffusion"]["Localisation Pointing"]) > float(of["Random scores"]["Localisation Pointing"])
+    assert "Localisation Pointing: Change less control" in of["Joint diffusion"]["notes"]
+    assert "Localisation Pointing: Grad-CAM" in of["Fully supervised (all labels)"]["notes"]
+    assert "Generation FD-fully supervised: best" in of["Joint diffusion"]["notes"]
+    assert float(cost[0]["Network calls Edit"]) == 24 and cost[1]["Network calls Edit"] == ""
+    assert "best" not in cost[0]["notes"].split("Prediction")[0]  # alone with an edit, and equal in all calls
+
+
+def test_a_system_with_all_labels_is_nobodys_rival(tmp_path):
+    rows = [
+        score_row(Identity("d", labels, method, 0, "c", method, method), metric="auroc", value=value)
+        for method, labels, value in (("a", "50", 0.8), ("b", "50", 0.7), ("all_of_them", "all", 0.9))
+    ]
+    write_rows(rows, tmp_path / "s.parquet")
+    draw_tables(tmp_path / "s.parquet", [], tmp_path / "tables")
+    lines = {line["line"]: line for line in lines_of(tmp_path / "tables" / "systems.csv")}
+    assert "best" in lines["A"]["notes"] and lines["All of them (all labels)"]["section"] == "Controls"
+    assert r"\label{tab:systems-d-2}" not in (tmp_path / "tables" / "systems.tex").read_text()  # nobody's cost is known
+
+
+def test_votes_are_told_with_their_calls(results):
+    lines = lines_of(results[0] / "tables" / "votes.csv")
+    few = [line for line in lines if line["section"].startswith("Diffusion classifier, 50 labels; 51 trials are 306")]
+    rules = [line["line"] for line in few]
+    assert rules[:4] == [f"Majority of {n}" for n in ("1 trial", "5 trials", "25 trials", "51 trials")]
+    assert rules[-2:] == ["Race over at most 51 trials", "As predicted"] and len(lines) == 2 * len(few)
+    calls, fewer = "Network calls per image", "Network calls times fewer"
+    assert float(few[3][calls]) == 306 and float(few[3][fewer]) == 1
+    assert float(few[-2][calls]) == pytest.approx(6 * 51**0.55)
+    assert float(few[-2][fewer]) == pytest.approx(51**0.45)
+    last = few[-1]
+    assert 0 < float(last["Risk-coverage AURC"]) < 1 - float(last["Accuracy"]) and "best" not in last["notes"]
+    assert float(last["Risk-coverage surest 80 %"]) > float(last["Accuracy"])
+    assert few[0]["Risk-coverage AURC"] == ""
+
+
+def test_votes_that_stopped_early_are_told_as_far_as_they_go(tmp_path):
+    identity = Identity("d", "50", "diffusion_classifier", 0, "c", "f", "r")
+    rows = [
+        score_row(identity, metric=metric, value=value, protocol=format_protocol(rule=rule, trials=trials))
+        for rule, trials, calls in (("majority", 1, 10), ("race", 1, 10), ("race", 501, 100))
+        for metric, value in (("vote_accuracy", 0.5), ("vote_calls", calls))
+    ]
+    write_rows(rows, tmp_path / "s.parquet")
+    draw_tables(tmp_path / "s.parquet", [], tmp_path / "tables")
+    lines = {line["line"]: line for line in lines_of(tmp_path / "tables" / "votes.csv")}
+    assert float(lines["Race over at most 501 trials"]["Network calls times fewer"]) == pytest.approx(50.1)
+    assert "Macro AUROC" not in lines["As predicted"]
+
+
+def test_an_ablation_is_a_difference_to_the_base(results):
+    lines = lines_of(results[0] / "tables" / "ablation.csv")
+    found = {(line["table"], line["section"], line["line"]): line for line in lines}
+    name = "pooling: max instead of both; autoencoder: kl instead of none"
+    base, worse = (found["ablation-phantom", "50 labels", n] for n in ("Joint diffusion", "Joint diffusion, max"))
+    assert worse["notes"].startswith(name) and base["Macro AUROC difference"] == ""
+    gap = float(worse["Macro AUROC value"]) - float(base["Macro AUROC value"])
+    assert float(worse["Macro AUROC difference"]) == pytest.approx(gap)
+    assert float(worse["Macro AUROC difference low"]) < gap < float(worse["Macro AUROC difference high"]) < 0
+    assert "Macro AUROC difference: different" in worse["notes"]
+    even = found["ablation-phantom", "50 labels", "Joint diffusion, long"]
+    assert "different" not in even["notes"] and "training steps: 900 instead of 500" in even["notes"]
+    drawn = found["ablation-phantom-images", "50 labels", "Joint diffusion, max"]
+    assert float(drawn["Frechet distance difference"]) == pytest.approx(3)
+    assert ("ablation-phantom-images", "50 labels", "Joint diffusion, long") not in found  # it draws no images
+    latex = (results[0] / "tables" / "ablation.tex").read_text()
+    assert re.search(r"\$-\$\\num\{0\.\d+\} \[\$-\$\\num", latex) and r"\rlap{\textsuperscript{*}}" in latex
 
 
 def test_the_joint_table_says_why_a_number_is_missing(results):
@@ -96,7 +180,7 @@ def test_the_cost_table_leaves_no_cost_as_zero(results):
 
 def test_two_runs_write_the_same_bytes(results, tmp_path):
     root, scores, predictions, _ = results
-    draw_tables(scores, predictions, tmp_path, published=PUBLISHED, methods=["joint", "supervised"], draws=100)
+    draw(scores, predictions, tmp_path)
     for path in tmp_path.iterdir():
         assert path.read_bytes() == (root / "tables" / path.name).read_bytes(), path.name
 
@@ -114,7 +198,23 @@ def test_an_experiment_without_generators_or_maps_still_has_its_files(tmp_path):
     write_rows([score_row(identity, metric="auroc", value=0.5, n=3)], tmp_path / "a.parquet")
     collect([tmp_path / "a.parquet"], tmp_path / "s.parquet", tmp_path / "s.csv")
     draw_tables(tmp_path / "s.parquet", [], tmp_path / "tables")
-    assert "No method of this experiment draws images." in (tmp_path / "tables" / "joint.md").read_text()
+    for table, missing in (
+        ("joint", "No method of this experiment draws images."),
+        ("votes", "No method of this experiment votes."),
+        ("ablation", "No variant of this experiment changes another one."),
+    ):
+        assert missing in (tmp_path / "tables" / f"{table}.md").read_text()
+    source = paper.write_source(
+        tmp_path / "p.tex",
+        tmp_path / "tables",
+        tmp_path,
+        rows=read_rows(tmp_path / "s.parquet"),
+        title="t",
+        pictures={},
+    ).read_text()
+    for empty in ("joint.tex", "votes", "ablation", "change.pdf", "Are its images useful?"):
+        assert empty not in source
+    assert "classification.tex" in source and "systems.tex" in source and "auroc.pdf" in source
 
 
 def test_a_failed_cell_is_a_gap_with_its_reason(tmp_path):
@@ -146,6 +246,9 @@ def test_numbers_keep_a_deviation_of_zero():
     assert number(Cell(Summary(mean=0.95, sd=0.0)), column) == "0.950 ± 0.000"
     assert number(Cell(Summary(mean=0.95, sd=0.0124)), column, compact=True) == "0.950 (12)"
     assert number(Cell(Summary(mean=0.95)), column) == "0.950"
+    gap = Column("c", "auroc", signed=True)
+    assert number(Cell(Summary(mean=0.0125, low=-0.004, high=0.02)), gap) == "+0.013 [-0.004, +0.020]"
+    assert number(Cell(Summary(mean=-3.25, sd=1.0)), gap) == "-3.250"
     assert number(Cell(Summary(mean=612_345.0)), Column("c", "parameters", scale=1e-6, digits=2)) == "0.61"
 
 
@@ -164,7 +267,17 @@ def test_no_text_of_a_row_is_markup(tmp_path):
 
 def test_names_of_unknown_methods_are_written_as_they_are():
     assert method_name("joint_noisy") == "Joint diffusion, noisy"
-    assert method_name("my_new_method") == "My new method"
+    assert method_name("mean_teacher_slow") == "Mean Teacher, slow" and method_name("joint") == "Joint diffusion"
+    assert method_name("jointly") == "Jointly" and method_name("my_new_method") == "My new method"
+    assert dataset_name("shifted_fashion_mnist") == "Fashion-MNIST, shifted"
+
+
+def test_changes_are_written_as_words():
+    assert change_name("settings.pooling", "both", "max") == "pooling: max instead of both"
+    assert change_name("autoencoder", None, "kl") == "autoencoder: kl instead of none"
+    assert change_name("training.batch_size", 32, 64) == "training batch size: 64 instead of 32"
+    assert change_name("settings.attention_at", [8, 16], []) == "attention at: none instead of 8, 16"
+    assert change_name("settings.ema", 0.999, True) == "ema: yes instead of 0.999"
 
 
 def test_published_numbers_need_the_same_data_setting_and_metric():

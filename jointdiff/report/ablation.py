@@ -1,0 +1,135 @@
+"""The table of ablations: what every variant changes of its base, and what comes of it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from jointdiff.report.layout import Cell, Column, Line, Section, Table, cell_of, digits_of, paged
+from jointdiff.report.statistics import Cells, Comparison, Scores, Summary, compare_with_base, enough_draws
+from jointdiff.report.wording import budget_name, change_name, dataset_name, method_name
+
+Changes = Mapping[str, Mapping[str, Any]]  # {variant: {"base": name, "changes": {key: [old, new]}}}
+
+MAX_NAME = 60  # letters of a line's name: more changes become a footnote
+CLASSIFICATION = {"auroc": "Macro AUROC", "accuracy": "Accuracy"}
+GENERATION = {"frechet_distance": "Frechet distance", "guidance_auroc": "Match AUROC"}
+
+
+@dataclass(frozen=True)
+class Block:
+    """A base with its variants at one budget."""
+
+    labels: str
+    base: str
+    variants: tuple[str, ...]
+
+
+def ablation_tables(rows: Scores, changes: Changes, cells: Cells, *, draws: int, alpha: float) -> Iterator[Table]:
+    """Yield, for each data set, every variant beside its base: classification, and images where any are drawn."""
+    for dataset in rows.distinct("dataset"):
+        blocks = _blocks(rows, dataset, changes)
+        if not blocks:
+            continue
+        families: dict[str, dict[str, str]] = {}
+        for block in blocks:
+            families.setdefault(block.labels, {}).update(dict.fromkeys(block.variants, block.base))
+        compared = {
+            (labels, metric): compare_with_base(
+                cells.get((dataset, labels), {}), metric, bases=bases, draws=draws, alpha=alpha
+            )
+            for labels, bases in families.items()
+            for metric in CLASSIFICATION
+        }
+        drawn = enough_draws(draws, methods=max(map(len, families.values())), alpha=alpha)
+        spread = ", in brackets the standard deviation in units of the last digit"
+        caption = (
+            f"What the parts are worth on {dataset_name(dataset)}: the base first, below it what each variant changes "
+            f"of it. Value: mean over seeds{spread if rows.distinct_seeds(dataset) > 1 else ''}. "
+        )
+        tested = (
+            f"Difference: the variant less its base, with its {100 * (1 - alpha):g} % interval (paired bootstrap over "
+            f"the groups of the same test cases and seeds, {drawn:,} draws); * marks what differs at level {alpha:g} "
+            "after Holm's correction over the variants of one budget and metric."
+        )
+        untested = (
+            "Frechet distance: of synthetic to real test images; match AUROC: how well an independent classifier finds "
+            "in a synthetic image what was asked for. Difference: the variant less its base, mean over the seeds that "
+            "both have, not tested."
+        )
+        for metrics, explained, what in ((CLASSIFICATION, tested, ""), (GENERATION, untested, "-images")):
+            table = _table(rows, dataset, blocks, changes, metrics, compared)
+            for page, sections in enumerate(paged(table.sections) if table.columns else []):
+                yield replace(
+                    table,
+                    label=f"ablation-{dataset}{what}" + (f"-{page + 1}" if page else ""),
+                    caption=("Continued: " if page else "") + caption + explained,
+                    sections=tuple(sections),
+                )
+
+
+def _blocks(rows: Scores, dataset: str, changes: Changes) -> list[Block]:
+    blocks = []
+    for labels in rows.distinct("labels", dataset=dataset):
+        present = rows.distinct("method", dataset=dataset, labels=labels, metric="auroc")
+        for base in dict.fromkeys(change["base"] for change in changes.values()):
+            variants = tuple(v for v, change in changes.items() if change["base"] == base and v in present)
+            if base in present and variants:
+                blocks.append(Block(labels, base, variants))
+    return blocks
+
+
+def _table(
+    rows: Scores,
+    dataset: str,
+    blocks: Sequence[Block],
+    changes: Changes,
+    metrics: Mapping[str, str],
+    compared: Mapping[tuple[str, str], Mapping[str, Comparison]],
+) -> Table:
+    """Lay out the metrics for which any variant or base has a number."""
+    columns: list[Column] = []
+    lines: dict[tuple[Block, str], list[Cell]] = {(b, method): [] for b in blocks for method in (b.base, *b.variants)}
+    for metric, title in metrics.items():
+        pairs = {
+            (block, method): _pair(
+                rows, dataset, block, method, metric, compared.get((block.labels, metric), {}).get(method)
+            )
+            for block, method in lines
+        }
+        values = [value.summary.mean for value, _ in pairs.values() if not value.empty]
+        if not values:
+            continue
+        digits = digits_of(values) if metric == "frechet_distance" else 3
+        columns.append(Column("value", metric, title, digits=digits))
+        columns.append(Column("difference", metric, title, digits=digits, ranked=False, signed=True))
+        for at, pair in pairs.items():
+            lines[at] += pair
+    sections = []
+    for block in blocks:
+        base = Line(method_name(block.base), tuple(lines[block, block.base]))
+        named = [_variant(v, changes[v]["changes"], lines[block, v]) for v in block.variants]
+        if measured := [line for line in named if not all(cell.empty for cell in line.cells)]:
+            sections.append(Section(budget_name(block.labels), (base, *measured)))
+    return Table("", "", "Variant", tuple(columns), tuple(sections), compact=True)
+
+
+def _pair(
+    rows: Scores, dataset: str, block: Block, method: str, metric: str, tested: Comparison | None
+) -> tuple[Cell, Cell]:
+    """Return a number of a variant, and what it differs by from its base."""
+    value = cell_of(rows.summary(dataset, block.labels, method, metric))
+    if method == block.base:
+        return value, Cell()
+    if tested is None:
+        return value, Cell(rows.difference(dataset, block.labels, method, block.base, metric))
+    gap = Summary(tested.difference, math.nan, tested.low, tested.high, tested.seeds)
+    return value, Cell(gap, different=tested.different)
+
+
+def _variant(name: str, changed: Mapping[str, Sequence[Any]], cells: Sequence[Cell]) -> Line:
+    said = "; ".join(change_name(key, old, new) for key, (old, new) in changed.items())
+    short = 0 < len(said) <= MAX_NAME
+    return Line(said if short else method_name(name), tuple(cells), note="" if short else said)

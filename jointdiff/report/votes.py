@@ -1,0 +1,87 @@
+"""The table of votes: what the answers of diffusion classifiers give and take, by rule and number of trials."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from jointdiff.evaluate.classification import Predictions
+from jointdiff.report.layout import Cell, Column, Line, Section, Table, cell_of, over, paged, rank
+from jointdiff.report.statistics import Cells, Scores, Summary, over_seeds, risk_at
+from jointdiff.report.wording import RULES, budget_name, dataset_name, method_name, rule_name
+
+SHOWN_TRIALS = (1, 5, 25, 101, 501)  # of those that are scored, and the last one
+SUREST = 0.8  # share of the cases that is kept where the least sure ones are dropped
+
+
+def votes_tables(rows: Scores, order: Sequence[str], cells: Cells) -> Iterator[Table]:
+    """Yield, for each data set, what the votes of diffusion classifiers give and take, by rule and number of trials."""
+    columns = (
+        Column("Accuracy", "vote_accuracy"),
+        Column("Macro AUROC", "vote_auroc"),
+        Column("per image", "vote_calls", "Network calls", digits=1, ranked=False),
+        Column("times fewer", "", "Network calls", digits=1, ranked=False),
+        Column("AURC", "aurc", "Risk-coverage"),
+        Column(f"surest {100 * SUREST:g} %", "accuracy", "Risk-coverage"),
+    )
+    for dataset in rows.distinct("dataset", metric="vote_calls"):
+        sections = []
+        for method in rows.methods(dataset, "vote_calls", order):
+            for labels in rows.distinct("labels", dataset=dataset, method=method, metric="vote_calls"):
+                own = [c for (m, _), c in sorted(cells.get((dataset, labels), {}).items()) if m == method]
+                sections.append(rank(_votes_section(rows, dataset, labels, method, own), columns))
+        shown = [c for c in range(len(columns)) if any(not s.cells[c].empty for sec in sections for s in sec.lines)]
+        for page, part in enumerate(paged(sections)):
+            yield Table(
+                label=f"votes-{dataset}" + (f"-{page + 1}" if page else ""),
+                caption=(
+                    f"Votes of diffusion classifiers on {dataset_name(dataset)}{', continued' if page else ''}, "
+                    f"mean{over(rows.distinct_seeds(dataset))}. A trial is one noise at one noise level, the same for "
+                    "all conditions of an image; it takes one network call for each. Majority: the condition that is "
+                    "best in most trials; mean error: the least error over all trials; race: a "
+                    "condition that is beaten beyond doubt is tried no more. Times fewer: calls of all trials "
+                    "of all conditions over those taken. As predicted: the answers that all other tables score, with "
+                    "their own thresholds; AURC is the area under their risk-coverage curve, and surest "
+                    f"{100 * SUREST:g} % the accuracy that is left without the cases of least certain answers. Best in "
+                    "bold, second underlined."
+                ),
+                stub="Rule",
+                columns=tuple(columns[c] for c in shown),
+                sections=tuple(
+                    replace(s, lines=tuple(replace(n, cells=tuple(n.cells[c] for c in shown)) for n in s.lines))
+                    for s in part
+                ),
+            )
+
+
+def _votes_section(rows: Scores, dataset: str, labels: str, method: str, own: Sequence[Predictions]) -> Section:
+    scored = rows.trials(dataset, labels, method)
+    full = rows.all_calls(dataset, labels, method)
+    lines = []
+    for rule in sorted(scored, key=RULES.index):
+        last = scored[rule][-1]
+        for trials in [last] if rule == "race" else [n for n in scored[rule] if n in SHOWN_TRIALS or n == last]:
+            accuracy, auroc, calls = (
+                rows.summary(dataset, labels, method, f"vote_{metric}", rule=rule, trials=str(trials))
+                for metric in ("accuracy", "auroc", "calls")
+            )
+            taken = _taken(calls, full)
+            lines.append(Line(rule_name(rule, trials), (cell_of(accuracy), cell_of(auroc), *taken, Cell(), Cell())))
+    accuracy, auroc, calls, aurc = (
+        rows.summary(dataset, labels, method, metric)
+        for metric in ("accuracy", "auroc", "calls_per_prediction", "aurc")
+    )
+    surest = over_seeds([1 - float(risk_at(cell, np.array([SUREST]))[0]) for cell in own])
+    predicted = (cell_of(accuracy), cell_of(auroc), *_taken(calls, full), cell_of(aurc), Cell(surest))
+    lines.append(Line("As predicted", predicted, competes=False))
+    most = max(numbers[-1] for numbers in scored.values())
+    return Section(f"{method_name(method)}, {budget_name(labels)}; {most} trials are {full:g} calls", tuple(lines))
+
+
+def _taken(calls: Summary, full: float) -> tuple[Cell, Cell]:
+    """Return the calls of an answer and how many times fewer they are than all."""
+    fewer = full / calls.mean if calls.mean > 0 else math.nan
+    return Cell(replace(calls, sd=math.nan, reason="")), Cell(Summary(mean=fewer))
