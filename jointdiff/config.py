@@ -65,6 +65,7 @@ class Training(Closed):
 
     steps: int = Field(500, ge=0)  # optimiser steps
     batch_size: int = Field(32, ge=1)  # labelled images per step; a method adds unlabelled ones in its own ratio
+    unlabelled_share: float = Field(1.0, ge=0, le=1)  # of the unlabelled images; 0 leaves the labelled ones alone
     precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: bf16 where the device has matrix units for it
     device: Literal["auto", "cpu", "cuda"] = "auto"
     validate_every: int = Field(100, ge=1)  # steps between validations; the best one is kept
@@ -81,6 +82,7 @@ class DataSet(Closed):
     labels: Annotated[list[Budget], Distinct] = Field(min_length=1)  # label budgets, validation included
     validation: float = Field(0.2, gt=0, lt=1)  # share of the labelled budget kept for choices (checkpoint, thresholds)
     test: float = Field(0.25, gt=0, lt=1)  # share of the groups held out where the publisher names no test split
+    test_images: int | None = Field(None, ge=1)  # about so many test images, where methods are slow to ask
     folds: int | None = Field(None, ge=2)  # k: each seed holds out another k-th of all groups, whatever was published
     lists: dict[str, str] = Field(default_factory=dict)  # files of sample ids, one a line, for budgets "list NAME"
     options: Options = Field(default_factory=dict)  # what the source's read() accepts

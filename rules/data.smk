@@ -68,6 +68,7 @@ rule split_dataset:
     params:
         validation=lookup("datasets/{dataset}/validation", within=config),
         test=lookup("datasets/{dataset}/test", within=config),
+        test_images=lookup("datasets/{dataset}/test_images", within=config),
         folds=lookup("datasets/{dataset}/folds", within=config),
         lists=lookup("datasets/{dataset}/lists", within=config),
         code_version=code_version("jointdiff.data.splits"),

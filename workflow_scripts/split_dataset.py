@@ -12,6 +12,7 @@ def main(rule):
         seed=int(rule.wildcards.seed),
         validation=rule.params.validation,
         test=rule.params.test,
+        test_images=rule.params.test_images,
         folds=rule.params.folds,
         lists=rule.params.lists,
     )

@@ -77,6 +77,7 @@ def draw_split(
     seed: int,
     validation: float,
     test: float,
+    test_images: int | None = None,
     folds: int | None = None,
     listed: np.ndarray | None = None,
 ) -> pd.DataFrame:
@@ -92,6 +93,8 @@ def draw_split(
         seed: decides everything that is drawn; the test images are the same for every budget.
         validation: share of the budget's images kept for choices, in (0, 1).
         test: share of the images held out where the publisher has no test split, in (0, 1).
+        test_images: about so many of the test images, dealt by whole groups, where that is fewer; the others have no
+            role. They too are the same for every budget.
         folds: k, where each seed is to hold out another k-th of all images instead: seed s its fold s modulo k, of
             the partition s // k.
         listed: which samples (N,) are labelled, instead of what ``budget`` says. The other images of their groups stay
@@ -114,6 +117,7 @@ def draw_split(
         seed=seed,
         validation=validation,
         test=test,
+        test_images=test_images,
         folds=folds,
         listed=listed,
     )
@@ -133,6 +137,7 @@ def draw_roles(
     seed: int,
     validation: float,
     test: float,
+    test_images: int | None = None,
     folds: int | None = None,
     listed: np.ndarray | None = None,
     domains: np.ndarray | None = None,
@@ -146,7 +151,7 @@ def draw_roles(
         kind: "one_of_k" or "multi_label".
         names: the K findings or classes, for messages.
         dataset: its name, for messages.
-        budget, seed, validation, test, folds, listed: as in ``draw_split``.
+        budget, seed, validation, test, test_images, folds, listed: as in ``draw_split``.
         domains: (N,) "source" or "target", an empty string for images that may play any role.
     """
     _, group = np.unique(groups, return_inverse=True)
@@ -163,7 +168,11 @@ def draw_roles(
         if not (held_out & testable).any():
             held_out |= _dealt(labels, group, np.flatnonzero(testable), share=test, seed=seed, purpose="test")
     tested = held_out & testable  # what a publisher holds out of the source domain has no role
-    roles[tested & known] = "test"
+    asked = np.flatnonzero(tested & known)
+    if test_images is not None and test_images < len(asked):
+        share = test_images / len(asked)
+        asked = np.flatnonzero(_dealt(labels, group, asked, share=share, seed=seed, purpose="fewer test images"))
+    roles[asked] = "test"
 
     # A training image of a group that the publisher also put into the test split would leak: it gets no role.
     training = ~held_out & ~np.isin(group, group[held_out])

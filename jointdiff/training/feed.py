@@ -17,7 +17,7 @@ class Feed:
     """Draw labelled and unlabelled images of a split for any step.
 
     Every image is seen once before any is seen again. The unlabelled stream runs over all training images, labelled
-    ones included (as USB does). On a GPU images stay as bytes where they fit in ``resident_bytes``, by default a third
+    ones included (as USB does), or over ``unlabelled_share`` of the unlabelled ones. On a GPU images stay as bytes where they fit in ``resident_bytes``, by default a third
     of its free memory; otherwise they are gathered from the memory-mapped store, which costs a CPU nothing more
     (benchmarks/loading.py). ``latents`` are codes of every image of the store; they are then handed out in place of
     the images.
@@ -30,13 +30,18 @@ class Feed:
         *,
         seed: int,
         device: torch.device,
+        unlabelled_share: float = 1.0,
         resident_bytes: int | None = None,
         latents: Path | str | None = None,
     ) -> None:
         self.pixels = store.images if latents is None else np.load(latents, mmap_mode="r", allow_pickle=False)
         self.store, self.seed, self.device = store, seed, device
         self.labelled = roles["labelled"]
-        self.unlabelled = np.concatenate([roles["labelled"], roles["unlabelled"]])
+        others = roles["unlabelled"]
+        if unlabelled_share < 1.0:
+            order = rng(seed, "unlabelled share").permutation(len(others))
+            others = np.sort(others[order[: round(unlabelled_share * len(others))]])
+        self.unlabelled = np.concatenate([self.labelled, others])
         self._orders: dict[str, tuple[int, np.ndarray]] = {}  # of each stream's present pass, which its seed gives
         self.labels = torch.from_numpy(store.labels.copy()).to(device)
         if resident_bytes is None:

@@ -122,7 +122,7 @@ def fit(
     AcceleratorState._reset_state()  # precision is the process's otherwise: a second training may want another one
     accelerator = Accelerator(mixed_precision={"fp32": "no"}.get(precision, precision), cpu=device.type == "cpu")
     device = accelerator.device
-    feed = Feed(data, roles, seed=seed, device=device, latents=latents)
+    feed = Feed(data, roles, seed=seed, device=device, unlabelled_share=plan.unlabelled_share, latents=latents)
     views = Views(data.info.augmentations if latents is None else NO_AUGMENTATIONS)
 
     trained = trained.to(device)

@@ -451,3 +451,19 @@ def test_images_of_no_domain_play_the_roles_they_always_did(data, folds):
 def test_splits_stay_what_they_were_before_there_were_domains(how, digest):
     roles = draw(one_of_k(), np.arange(600) // 2, **how)
     assert sha256(" ".join(roles).encode()).hexdigest()[:16] == digest
+
+
+@settings(max_examples=30, deadline=None)
+@given(data=data_sets(), seed=st.integers(0, 5), wanted=st.integers(5, 15))
+def test_fewer_test_images_are_whole_groups_of_the_others_and_change_no_other_role(data, seed, wanted):
+    labels, groups, published = data
+    every = draw(labels, groups, published=published, budget="30", seed=seed)
+    fewer = draw(labels, groups, published=published, budget="30", seed=seed, test_images=wanted)
+    shrunk = draw(labels, groups, published=published, budget="25", seed=seed, test_images=wanted)
+    changed = every != fewer
+    assert set(every[changed]) <= {"test"}
+    assert set(fewer[changed]) <= {""}
+    kept = groups[fewer == "test"]
+    assert not np.isin(groups[changed & (every == "test")], kept).any(), "whole groups"
+    assert abs((fewer == "test").sum() - wanted) <= 5 or (every == "test").sum() <= wanted
+    assert np.array_equal(fewer == "test", shrunk == "test")
