@@ -69,6 +69,7 @@ class Training(Closed):
     precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: bf16 where the device has matrix units for it
     device: Literal["auto", "cpu", "cuda"] = "auto"
     validate_every: int = Field(100, ge=1)  # steps between validations; the best one is kept
+    validation_images: int | None = Field(None, ge=1)  # at most, drawn at random: for methods that are slow to ask
     log_every: int = Field(20, ge=1)  # steps between lines of metrics.jsonl
     checkpoint_seconds: float = Field(60.0, ge=0)  # seconds between resumable checkpoints
     clip_norm: float = Field(1.0, gt=0)  # gradients are scaled down to this norm
@@ -153,6 +154,7 @@ class Voting(Closed):
     stop: bool = False  # race: hold no trial of classes that are beaten; otherwise every error is kept, for every rule
     error: float = Field(0.05, ge=0, lt=1)  # of a race: chance to miss the class that beats every other in all trials
     block: int = Field(8, ge=1)  # trials between two looks at what is decided
+    precision: Literal["auto", "fp32", "bf16"] = "fp32"  # half the bits are faster and turn a few close votes
     batch_size: int = Field(512, ge=1)  # network calls at once; changes no answer
 
     @model_validator(mode="after")

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from jointdiff.config import Voting
+from jointdiff.devices import pick_precision
 from jointdiff.diffusion.process import noise_for
 from jointdiff.evaluate.voting import Race
 from jointdiff.progress import Progress
@@ -48,6 +49,7 @@ def hold_trials(
     that neither batch nor order changes an answer.
     """
     n, trials, count = len(images), voting.trials, method.task.conditions
+    precision = pick_precision(voting.precision, images.device)
     codes = method.codec.encode(images)
     at = np.stack([fractions(int(seed), trials) for seed in seeds])
     steps = method.process.steps_at(torch.from_numpy(at)).numpy()
@@ -60,7 +62,9 @@ def hold_trials(
             needed[:, contest] = race.active if voting.stop else True
         if not needed.any():
             break
-        errors[:, block] = _errors(method, codes, seeds, steps, needed, block, batch_size=voting.batch_size)
+        errors[:, block] = _errors(
+            method, codes, seeds, steps, needed, block, batch_size=voting.batch_size, precision=precision
+        )
         for race, contest in zip(races, method.task.contests, strict=True):
             if voting.stop:
                 race.record(errors[:, block][:, :, contest])
@@ -78,6 +82,7 @@ def _errors(
     block: slice,
     *,
     batch_size: int,
+    precision: str,
 ) -> np.ndarray:
     """Return the errors (n, T, C) of one block of trials, NaN where they are not needed."""
     n, device = len(codes), codes.device
@@ -92,12 +97,13 @@ def _errors(
     row = torch.from_numpy(place[image] * len(trials) + trial).to(device)
     level = torch.from_numpy(steps[image, trials[trial]]).to(device)
     asked, of = torch.from_numpy(condition).to(device), torch.from_numpy(image).to(device)
-    found = torch.cat(
-        [
-            method.trial_errors(codes[of[part]], level[part], noise[row[part]], asked[part])
-            for part in torch.arange(len(row), device=device).split(batch_size)
-        ]
-    )
+    with torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16"):
+        found = torch.cat(
+            [
+                method.trial_errors(codes[of[part]], level[part], noise[row[part]], asked[part])
+                for part in torch.arange(len(row), device=device).split(batch_size)
+            ]
+        )
     errors = np.full((n, len(trials), needed.shape[1]), np.nan, dtype=np.float32)
     errors[image, trial, condition] = found.float().cpu().numpy()
     return errors

@@ -28,7 +28,7 @@ from jointdiff.nets.autoencoder import Autoencoder
 from jointdiff.nets.codecs import Codec
 from jointdiff.progress import Progress
 from jointdiff.registry import load_method
-from jointdiff.seeding import derive
+from jointdiff.seeding import derive, rng
 from jointdiff.training.averaging import averaged_copy, update_average
 from jointdiff.training.checkpoint import TrainingState, restore_checkpoint, save_checkpoint
 from jointdiff.training.feed import Feed, seed_step
@@ -139,6 +139,9 @@ def fit(
     checkpoint, metrics = state / CHECKPOINT, state / METRICS
     resumed = restore_checkpoint(checkpoint, now, key=key)
     _keep_until(metrics, now.progress["step"] if resumed else -1)
+    judged = roles["validation"]
+    if plan.validation_images is not None and plan.validation_images < len(judged):
+        judged = np.sort(rng(seed, "validation images").permutation(judged)[: plan.validation_images])
     wrapped: Any = trained
     prepared: Any = None
     if optimiser:
@@ -176,7 +179,7 @@ def fit(
                 _write(lines, step=done, images=done * plan.batch_size, split="train", **means)
                 sums, since = {}, 0
             if done % plan.validate_every == 0 or done == steps:
-                scores = _validate(averaged, feed, roles["validation"], autocast=accelerator.autocast)
+                scores = _validate(averaged, feed, judged, autocast=accelerator.autocast)
                 score = next(iter(scores.values()))
                 # On a tie the later weights win: few validation images saturate early.
                 if now.progress["best"] is None or score >= now.progress["best"]:

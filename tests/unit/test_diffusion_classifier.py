@@ -275,3 +275,14 @@ def test_every_backbone_and_codec_is_saved_and_read(tmp_path, backbone, codec):
     save_model(method, tmp_path / "model", run=run)
     with torch.no_grad():
         assert torch.equal(load_model(tmp_path / "model").predict(images), method.predict(images))
+
+
+def test_half_precision_turns_few_votes():
+    method = build(size=16, width=16)
+    images = torch.rand(8, 1, 16, 16) * 2 - 1
+    full, half = (
+        hold_trials(method, images, np.arange(8), voting=Voting(trials=20, precision=precision)).errors
+        for precision in ("fp32", "bf16")
+    )
+    assert not np.array_equal(full, half)
+    np.testing.assert_allclose(half, full, rtol=0.02)
