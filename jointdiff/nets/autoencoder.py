@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -283,6 +283,30 @@ def measure_latents(codec: Autoencoder, batches: Iterable[Tensor]) -> dict[str, 
         "psnr": psnr / images,
         "l1": l1 / images,
     }
+
+
+@torch.no_grad()
+def standardise(folder: Path | str, *, mean: Sequence[float], std: Sequence[float]) -> None:
+    """Shift and scale each latent channel of an autoencoder to mean 0 and variance 1, and its decoder back again.
+
+    Both are 1 x 1 convolutions already, whose weights take them over, so that images come out as before and the folder
+    stays one of diffusers'. A single scaling factor would leave channels off their centre, where diffusion begins.
+
+    Raises:
+        ValueError: a deviation is no positive number.
+    """
+    if not all(math.isfinite(value) and value > 0.0 for value in std):
+        raise ValueError(f"{folder}: latents with standard deviations of {list(std)} cannot be scaled; train it again")
+    net = _load(Path(folder))
+    shift, scale = torch.tensor(mean), torch.tensor(std)
+    inwards, outwards = net.quant_conv, net.post_quant_conv
+    channels = len(scale)
+    inwards.bias[:channels] = (inwards.bias[:channels] - shift) / scale
+    inwards.weight[:channels] /= scale[:, None, None, None]
+    inwards.bias[channels:] -= 2.0 * scale.log()  # the second half are logarithms of variances
+    outwards.bias += (outwards.weight[:, :, 0, 0] * shift).sum(dim=1)
+    outwards.weight *= scale[None, :, None, None]
+    _save(net, Path(folder))
 
 
 def set_scale(folder: Path | str, std: float) -> None:

@@ -17,10 +17,10 @@ class Feed:
     """Draw labelled and unlabelled images of a split for any step.
 
     Every image is seen once before any is seen again. The unlabelled stream runs over all training images, labelled
-    ones included (as USB does), or over ``unlabelled_share`` of the unlabelled ones. On a GPU images stay as bytes where they fit in ``resident_bytes``, by default a third
-    of its free memory; otherwise they are gathered from the memory-mapped store, which costs a CPU nothing more
-    (benchmarks/loading.py). ``latents`` are codes of every image of the store; they are then handed out in place of
-    the images.
+    ones included (as USB does), or over ``unlabelled_share`` of the unlabelled ones. On a GPU images stay as bytes
+    where they fit in ``resident_bytes``, by default a third of its free memory; otherwise they are gathered from the
+    memory-mapped store, which costs a CPU nothing more (benchmarks/loading.py). ``latents`` are codes of every image of
+    the store; they are then handed out in place of the images.
     """
 
     def __init__(

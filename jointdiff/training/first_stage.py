@@ -13,7 +13,14 @@ from jointdiff.data.store import Store, open_store
 from jointdiff.devices import pick_device
 from jointdiff.files import atomic_path, write_json
 from jointdiff.method import to_bytes, to_unit_range
-from jointdiff.nets.autoencoder import Autoencoder, KLAutoencoder, fetch_pretrained, measure_latents, set_scale
+from jointdiff.nets.autoencoder import (
+    Autoencoder,
+    KLAutoencoder,
+    fetch_pretrained,
+    measure_latents,
+    set_scale,
+    standardise,
+)
 from jointdiff.pictures import save_grid
 from jointdiff.progress import Progress
 from jointdiff.seeding import derive
@@ -31,7 +38,7 @@ def make_first_stage(
     state: Path | str,  # folder of the resumable state
     code_version: str = "",
 ) -> None:
-    """Train an autoencoder, or fetch a pretrained one, and scale its latents to unit variance.
+    """Train an autoencoder and standardise its latents, or fetch a pretrained one and scale them to unit variance.
 
     Raises:
         ConfigError: its settings are unknown or do not fit the images.
@@ -59,7 +66,11 @@ def make_first_stage(
         device = pick_device(spec.training.device)
         codec = Autoencoder(aside, data.info)
         measured = measure_latents(codec, _batches(data, roles["labelled"], device))
-        set_scale(aside, measured["overall_std"])
+        if spec.pretrained is None:
+            standardise(aside, mean=measured["mean"], std=measured["std"])
+        else:  # its weights stay what others know
+            set_scale(aside, measured["overall_std"])
+        codec = Autoencoder(aside, data.info)
         held_out = measure_latents(codec, _batches(data, roles["validation"], device))
         shown = next(_batches(data, roles["validation"], device))[:10]
         rebuilt = codec.decode(codec.encode(shown)).clamp(-1.0, 1.0)

@@ -18,6 +18,7 @@ from jointdiff.nets.autoencoder import (
     fetch_pretrained,
     measure_latents,
     set_scale,
+    standardise,
 )
 from jointdiff.nets.perceptual import Perceptual
 
@@ -452,3 +453,25 @@ def test_files_that_are_no_backbone_are_refused(tmp_path, squeezenet):
     torch.save(tensors, tmp_path / "part.pth")
     with pytest.raises(ValueError, match=r"part\.pth .* does not fit squeeze.*features\.3\.squeeze\.weight"):
         Perceptual(tmp_path / "part.pth")
+
+
+def test_standardised_latents_give_the_same_images(tmp_path):
+    torch.manual_seed(0)
+    model = KLAutoencoder(info(), KLAutoencoder.Settings(width=8, multipliers=(1, 1), blocks=1, latent_channels=3))
+    model.save_pretrained(tmp_path)
+    images = torch.rand(6, 1, 16, 16) * 2 - 1
+    before = Autoencoder(tmp_path, info())
+    measured = measure_latents(before, [images])
+    standardise(tmp_path, mean=measured["mean"], std=measured["std"])
+    after = Autoencoder(tmp_path, info())
+    codes = after.encode(images)
+    torch.testing.assert_close(codes.mean((0, 2, 3)), torch.zeros(3), atol=1e-4, rtol=0)
+    torch.testing.assert_close(codes.std((0, 2, 3), correction=0), torch.ones(3), atol=1e-4, rtol=0)
+    torch.testing.assert_close(after.decode(codes), before.decode(before.encode(images)), atol=1e-4, rtol=1e-3)
+
+    posterior = AutoencoderKL.from_pretrained(tmp_path).encode(images).latent_dist
+    model.autoencoder.eval()
+    std = model.autoencoder.encode(images).latent_dist.std / torch.tensor(measured["std"])[:, None, None]
+    torch.testing.assert_close(posterior.std, std, atol=1e-4, rtol=1e-3)
+    with pytest.raises(ValueError, match="cannot be scaled"):
+        standardise(tmp_path, mean=[0.0] * 3, std=[1.0, 0.0, 1.0])

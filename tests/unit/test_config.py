@@ -40,7 +40,11 @@ def test_every_key_of_a_shipped_configuration_is_commented(path: Path) -> None:
         return {key for key, rest in found if "#" in rest or not commented}
 
     experiment = load_experiment(path)
-    names = {*experiment.datasets, *experiment.methods, *experiment.autoencoders}  # explained by their own lines, or by being a module's name
+    names = {
+        *experiment.datasets,
+        *experiment.methods,
+        *experiment.autoencoders,
+    }  # explained by their own lines, or by being a module's name
     explained = keys(path, commented=True) | keys(ROOT / "config" / "config.yaml", commented=True)
     assert keys(path, commented=False) - names - explained == set()
 

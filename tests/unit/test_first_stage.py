@@ -43,14 +43,14 @@ def test_the_model_is_one_of_diffusers_and_its_latents_have_unit_variance(data, 
     store = open_store(data["store"])
     report = read_json(stage / "autoencoder.json")
     assert report["held_out"]["psnr"] > 8
-    assert AutoencoderKL.from_pretrained(stage / "model").config.scaling_factor == pytest.approx(
-        1 / report["latents"]["overall_std"]
-    )
+    assert AutoencoderKL.from_pretrained(stage / "model").config.scaling_factor == 1.0
     latents = np.load(stage / "latents.npy")
     assert latents.shape == (48, 8, 8, 2)
     assert latents.dtype == np.float16
     trained = store.split_rows(data["split"])["labelled"]  # where the scale was measured
-    assert latents[trained].astype(np.float32).std() == pytest.approx(1.0, abs=0.02)
+    channels = latents[trained].astype(np.float32).reshape(-1, 2)
+    np.testing.assert_allclose(channels.mean(0), 0.0, atol=0.01)
+    np.testing.assert_allclose(channels.std(0), 1.0, atol=0.01)
     codec = Autoencoder(stage / "model", store.info)
     (images,) = image_batches(store.images, np.arange(3), batch_size=3, device=torch.device("cpu"))
     np.testing.assert_allclose(
@@ -79,9 +79,9 @@ def test_training_it_never_looks_at_test_images(data, monkeypatch, tmp_path):
 
 def test_a_pretrained_one_is_fetched_and_scaled(data, stage, tmp_path):
     make_first_stage(spec(pretrained=str(stage / "model")), **data, out=tmp_path, state=tmp_path / "state")
-    ours, theirs = (read_json(folder / "autoencoder.json")["latents"] for folder in (tmp_path, stage))
-    assert ours["overall_std"] == pytest.approx(theirs["overall_std"], rel=1e-5)
-    assert ours["psnr"] == pytest.approx(theirs["psnr"], rel=1e-5)
+    ours, theirs = (read_json(folder / "autoencoder.json") for folder in (tmp_path, stage))
+    assert ours["latents"]["overall_std"] == pytest.approx(1.0, abs=0.01)
+    assert ours["held_out"]["psnr"] == pytest.approx(theirs["held_out"]["psnr"], rel=1e-5)
     assert (tmp_path / "metrics.jsonl").read_bytes() == b""
 
 
