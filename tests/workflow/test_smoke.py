@@ -50,25 +50,28 @@ def test_it_leaves_behind_all_that_the_readme_promises(tree: Path) -> None:
     results = tree / "results" / "smoke"
     found = rows(results / "scores.csv")
     cells = {(row["labels"], row["method"]) for row in found}
-    few = ["joint", "supervised", "fixmatch", "mean_teacher", "random"]
+    few = ["joint", "mediffusion", "diffusion_classifier", "supervised", "fixmatch", "mean_teacher", "random"]
     assert cells == {("40", method) for method in few} | {("all", "fully_supervised")}
     assert {"auroc", "frechet_distance", "fid", "change_ratio", "pointing", "train_seconds"} <= {
         row["metric"] for row in found
     }
-    for table in ("classification", "joint", "localisation", "cost"):
+    for table in ("classification", "systems", "votes", "ablation", "joint", "localisation", "cost"):
         assert (results / "tables" / f"{table}.tex").stat().st_size
         assert (results / "tables" / f"{table}.csv").stat().st_size
-    for figure in ("auroc", "change", "loss", "reliability"):
+    for figure in ("auroc", "votes", "risk", "change", "loss", "reliability"):
         assert (results / "figures" / f"{figure}.png").stat().st_size
     cell = results / "phantom" / "labels-40" / "joint" / "seed-0"
     for name in ("generated.png", "explanations.png", "metrics.jsonl", "model/config.json", "model/README.md"):
         assert (cell / name).stat().st_size
+    assert (cell.parents[1] / "diffusion_classifier" / "seed-0" / "votes.parquet").stat().st_size
+    for name in ("model/diffusion_pytorch_model.safetensors", "latents.npy", "reconstructions.png"):
+        assert (results / "phantom" / "autoencoders" / "kl" / "seed-0" / name).stat().st_size
     # The map of outputs, with the names of this experiment.
     readme = (
         (ROOT / "README.md").read_text(encoding="utf-8").replace("default", "smoke").replace("labels-200", "labels-40")
     )
     promised = re.findall(r"^\| `((?:results|resources|logs)/[^`]*)`", readme, flags=re.MULTILINE)
-    assert len(promised) == 10
+    assert len(promised) == 11
     assert [name for name in promised if not (tree / name).exists() and not name.endswith("paper.pdf")] == []
     assert not list(results.rglob("*.pkl"))
     assert not list((tree / "state").glob("*/*"))
@@ -94,8 +97,8 @@ def test_mlflow_shows_every_run(tree: Path) -> None:
     client = mlflow.MlflowClient(f"sqlite:///{tree / 'results' / 'mlflow.db'}")
     experiment = client.get_experiment_by_name("smoke")
     runs = client.search_runs([experiment.experiment_id])
-    assert len(runs) == 7
-    assert len(client.search_logged_models([experiment.experiment_id])) == 6
+    assert len(runs) == 9
+    assert len(client.search_logged_models([experiment.experiment_id])) == 8
     (joint,) = [run for run in runs if run.data.tags.get("method") == "joint"]
     assert {"train/loss", "validation/auroc", "test/auroc", "system/max_rss"} <= set(joint.data.metrics)
     assert {file.path for file in client.list_artifacts(joint.info.run_id)} >= {"generated.png", "explanations.png"}
