@@ -26,7 +26,7 @@ class FixMatch(ClassifierMethod):
         )
         target, confident = self.task.pseudo_labels(weak.detach(), threshold=self.settings.threshold)
         return {
-            "supervised": self.task.loss(labelled, batch.labels).mean(),
+            "supervised": self.task.labelled_loss(labelled, batch.labels).mean(),
             "consistency": self.settings.weight * self.task.loss(strong, target, confident).mean(),
         }
 

@@ -30,7 +30,7 @@ class MeanTeacher(ClassifierMethod):
         ramp = min(batch.progress / self.settings.warmup, 1.0) if self.settings.warmup else 1.0
         distance = (self.task.probabilities(student) - teacher).square().mean()
         return {
-            "supervised": self.task.loss(labelled, batch.labels).mean(),
+            "supervised": self.task.labelled_loss(labelled, batch.labels).mean(),
             "consistency": self.settings.weight * ramp * distance,
         }
 

@@ -12,7 +12,7 @@ class Supervised(ClassifierMethod):
 
     def losses(self, batch: Batch, views: Views, averaged: Method) -> Losses:
         """Return the classification loss of weak views."""
-        return {"supervised": self.task.loss(self.logits(views.weak(batch.labelled)), batch.labels).mean()}
+        return {"supervised": self.task.labelled_loss(self.logits(views.weak(batch.labelled)), batch.labels).mean()}
 
 
 METHOD = Supervised

@@ -36,6 +36,7 @@ class MethodSettings(BaseModel):
     schedule: Literal["constant", "cosine"] = "constant"  # cosine: to 7/16 pi, as USB
     ema: float = 0.999  # decay of the averaged weights, which alone are evaluated
     unlabelled_ratio: int = 1  # unlabelled images per labelled image; 0 for a method that uses none
+    class_balance: Literal["none", "inverse"] = "none"  # inverse: rare labels weigh more, each class or state the same
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,9 @@ class Trainable(nn.Module, ABC):
         super().__init__()
         self.data = data
         self.settings = settings
+
+    def prepare(self, labels: Tensor) -> None:
+        """Look at the labels (N, K) of the labelled images once, before training begins or goes on."""
 
     @abstractmethod
     def losses(self, batch: Batch, views: Views, averaged: Any) -> Losses:
@@ -118,6 +122,11 @@ class Method(Trainable):
         if codec is not None:
             raise ValueError(f"{cls.__name__} works on images: remove `autoencoder` from its entry")
         return cls(data, checked)
+
+    def prepare(self, labels: Tensor) -> None:
+        """Balance the classes where the settings say so."""
+        if self.settings.class_balance == "inverse":
+            self.task.balance_by(labels)
 
     @abstractmethod
     def predict(self, images: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ class Task(ABC):
 
     def __init__(self, labels: LabelSpec) -> None:
         self.labels = labels
+        self.balance: Tensor | None = None  # what a label weighs in labelled_loss, where rare ones are to weigh more
 
     @property
     def outputs(self) -> int:
@@ -25,6 +26,18 @@ class Task(ABC):
     @abstractmethod
     def loss(self, logits: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
         """Return the loss of each case (N,); target may be soft; weight is (N, 1) or (N, K) in [0, 1]."""
+
+    def labelled_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Return the loss of each labelled case (N,), balanced where ``balance_by`` was called."""
+        return self.loss(logits, labels, None if self.balance is None else self.weigh(labels))
+
+    @abstractmethod
+    def balance_by(self, labels: Tensor) -> None:
+        """Let rare labels weigh more: inversely to how often they occur in labels (N, K), 1 on average."""
+
+    @abstractmethod
+    def weigh(self, labels: Tensor) -> Tensor:
+        """Return what labels weigh, (N, 1) or (N, K)."""
 
     @abstractmethod
     def probabilities(self, logits: Tensor) -> Tensor:
@@ -78,6 +91,16 @@ class OneOfK(Task):
         known = ~target.isnan()
         case = -(torch.where(known, target, 0.0) * F.log_softmax(logits.float(), dim=1)).sum(dim=1)
         return case if weight is None else case * weight.squeeze(1)
+
+    def balance_by(self, labels: Tensor) -> None:
+        """Give every class the same share of the loss."""
+        counts = labels.nansum(dim=0)
+        self.balance = counts.sum() / (self.outputs * counts.clamp(min=1.0))
+
+    def weigh(self, labels: Tensor) -> Tensor:
+        """Return the weight of each case's class (N, 1)."""
+        assert self.balance is not None
+        return labels.nan_to_num(0.0) @ self.balance[:, None]
 
     def probabilities(self, logits: Tensor) -> Tensor:
         """Return the softmax."""
@@ -135,6 +158,18 @@ class MultiLabel(Task):
         if weight is not None:
             each = each * weight
         return each.sum(dim=1) / known.sum(dim=1).clamp(min=1.0)
+
+    def balance_by(self, labels: Tensor) -> None:
+        """Give presence and absence of each finding the same share of its loss."""
+        known = (~labels.isnan()).sum(dim=0)
+        present = labels.nansum(dim=0)
+        counts = torch.stack([known - present, present])
+        self.balance = known / (2.0 * counts.clamp(min=1.0))
+
+    def weigh(self, labels: Tensor) -> Tensor:
+        """Return the weight of each label (N, K)."""
+        assert self.balance is not None
+        return torch.where(labels >= 0.5, self.balance[1], self.balance[0])
 
     def probabilities(self, logits: Tensor) -> Tensor:
         """Return the sigmoid."""

@@ -139,7 +139,7 @@ class JointDiffusion(DiffusionMethod):
         terms = {"denoising": (self.unet.decode(decoded).float() - noise).square().mean()}
         weight = self._weight(batch.progress)
         if classified:
-            terms["classification"] = weight * self.task.loss(self.classify(encodings[1]), labels).mean()
+            terms["classification"] = weight * self.task.labelled_loss(self.classify(encodings[1]), labels).mean()
         if consistent:
             if not strong:
                 # At less than half of the variance left, a finding may be gone: nothing should be said of it.

@@ -1,9 +1,11 @@
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from sklearn.utils.class_weight import compute_class_weight
 from torch.nn import functional as F
 
 from jointdiff.data.source import LabelSpec
@@ -54,3 +56,37 @@ def test_finding_loss_is_the_negative_log_probability(task, target):
     logits = torch.randn(5, 3, dtype=torch.float32)
     p = task.probabilities(logits)[:, 1]
     torch.testing.assert_close(task.finding_loss(logits, 1, target), -(p if target else 1 - p).log())
+
+
+def test_balanced_classes_have_equal_shares_of_the_loss():
+    task = task_for(LabelSpec("one_of_k", ("a", "b", "c")))
+    labels = torch.eye(3)[torch.tensor([0] * 6 + [1] * 3 + [2])]
+    logits = torch.zeros(10, 3)
+    assert torch.equal(task.labelled_loss(logits, labels), task.loss(logits, labels)), "balance is asked for"
+    task.balance_by(labels)
+    each = task.labelled_loss(logits, labels)
+    shares = labels.T @ each
+    torch.testing.assert_close(shares, shares.mean().expand(3))
+    torch.testing.assert_close(each.mean(), task.loss(logits, labels).mean())
+    expected = compute_class_weight("balanced", classes=np.arange(3), y=labels.argmax(1).numpy())
+    np.testing.assert_allclose(task.balance.numpy(), expected, rtol=1e-6)
+
+
+def test_balanced_findings_weigh_presence_as_much_as_absence():
+    task = task_for(LabelSpec("multi_label", ("a", "b")))
+    labels = torch.tensor([[1.0, float("nan")], [0.0, 1.0], [0.0, 0.0], [0.0, 1.0], [0.0, 1.0]])
+    task.balance_by(labels)
+    weights = task.weigh(labels)
+    assert weights[0, 0].item() == pytest.approx(4 * weights[1, 0].item())
+    assert weights[2, 1].item() == pytest.approx(3 * weights[1, 1].item())
+    known = ~labels.isnan()
+    torch.testing.assert_close((weights * known).sum(0), known.sum(0).float())
+    assert task.labelled_loss(torch.zeros(5, 2), labels).isfinite().all()
+
+
+def test_a_class_without_labels_weighs_nothing_infinite():
+    for kind in ("one_of_k", "multi_label"):
+        task = task_for(LabelSpec(kind, ("a", "b")))
+        labels = torch.tensor([[1.0, 0.0]] * 3)
+        task.balance_by(labels)
+        assert task.labelled_loss(torch.zeros(3, 2), labels).isfinite().all()
