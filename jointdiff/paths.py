@@ -35,6 +35,11 @@ def find_cells(results: Path | str) -> list[Path]:
     return sorted(run.parent for run in Path(results).glob("*/labels-*/*/seed-*/run.json"))
 
 
+def find_first_stages(results: Path | str) -> list[Path]:
+    """List the folders of all finished autoencoders below a results folder, sorted."""
+    return sorted(made.parent for made in Path(results).glob("*/autoencoders/*/seed-*/autoencoder.json"))
+
+
 def describe(path: Path | str) -> str:
     """Name the cell that a file lies in, in words."""
     dataset, labels, method, seed = Path(path).parent.parts[-4:]

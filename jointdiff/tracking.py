@@ -19,9 +19,9 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from jointdiff.config import RunSpec, digest
+from jointdiff.config import FirstStage, RunSpec, digest
 from jointdiff.files import read_json
-from jointdiff.paths import find_cells
+from jointdiff.paths import find_cells, find_first_stages
 
 log = logging.getLogger(__name__)
 
@@ -121,6 +121,8 @@ def sync_experiment(results: Path | str, *, store: dict[str, Any]) -> dict[str, 
         for cell in find_cells(results):
             summary["cells"] += 1
             summary["pushed"] += target.push_cell(cell, benchmarks=results / "benchmarks")
+        for stage in find_first_stages(results):
+            summary["pushed"] += target.push_first_stage(stage)
         target.push_parent(results)
         return True
 
@@ -241,6 +243,40 @@ class _Store:
         self.client.set_terminated(run_id)
         return True
 
+    def push_first_stage(self, stage: Path) -> bool:
+        """Push a finished autoencoder; say whether there was anything to push."""
+        record = read_json(stage / "autoencoder.json")
+        spec, dataset = FirstStage.model_validate(record["spec"]), stage.parent.parent.parent.name
+        files = [stage / name for name in ("autoencoder.json", "metrics.jsonl", "reconstructions.png")]
+        content = digest([_fingerprint(path) for path in files])
+        tags = {
+            "mlflow.parentRunId": self.parent,
+            "dataset": dataset,
+            "method": f"autoencoder {spec.name}",
+            "seed": str(spec.seed),
+            "code_version": record["code_version"],
+            "config_digest": spec.digest,
+        }
+        name = f"{dataset} autoencoder {spec.name} {spec.seed}"
+        run_id = self.find_or_create(f"{dataset} {spec.digest} {record['code_version']}", name=name, tags=tags)
+        if self.client.get_run(run_id).data.tags.get(CONTENT) == content:
+            return False
+        self.curves(run_id, stage / "metrics.jsonl")
+        measured = {"latents": record["latents"], "validation": record["held_out"], "cost": record["cost"]}
+        now = int(1000 * time.time())
+        values = [
+            (f"{group}/{key}", value, now, 0)
+            for group, entries in measured.items()
+            for key, value in entries.items()
+            if _finite(value)
+        ]
+        self._batch(run_id, metrics=values, params=_flatten(spec.model_dump(mode="json")))
+        for path in files:
+            self.client.log_artifact(run_id, str(path))
+        self._batch(run_id, tags={CONTENT: content})
+        self.client.set_terminated(run_id)
+        return True
+
     def push_parent(self, results: Path) -> None:
         """Push tables, figures and the score table to the parent run."""
         for folder in ("tables", "figures"):
@@ -340,15 +376,16 @@ def _finite(value: Any) -> bool:
 
 
 def _scores(cell: Path) -> dict[str, float]:
-    """Return a cell's macro scores by name; the scores of a map bear its name."""
+    """Return a cell's macro scores by name; those of a map bear its name, those of trials their rule and number."""
     from jointdiff.evaluate.scores import parse_protocol, read_rows
 
     found = {}
     for path in sorted(cell.glob("scores/*.parquet")):
         for row in read_rows(path):
             if row["finding"] == "macro" and _finite(row["value"]) and path.stem != "cost":
-                where = parse_protocol(row["protocol"]).get("map")
-                found["/".join(filter(None, [row["split"], row["metric"], where]))] = row["value"]
+                facts = parse_protocol(row["protocol"])
+                where = [facts.get(name) for name in ("map", "rule", "trials")]
+                found["/".join(filter(None, [row["split"], row["metric"], *where]))] = row["value"]
     return found
 
 

@@ -120,6 +120,12 @@ def first_stage(name):
     return of
 
 
+def first_stages(name):
+    """List a file of every autoencoder in whose latents some variant works."""
+    used = {variant.autoencoder for variant in experiment.methods.values() if variant.autoencoder}
+    return expand(f"{FIRST_STAGE}/{name}", dataset=experiment.datasets, autoencoder=sorted(used), seed=experiment.seeds)
+
+
 def method_module(wildcards):
     """Return the module of a variant's method."""
     return methods()[experiment.methods[wildcards.method].method or wildcards.method]
@@ -191,6 +197,7 @@ def final_files(wildcards):
         *([] if NO_TEX else ["<results>/paper.pdf"]),
         *rules.draw_tables.output,
         *rules.draw_figures.output,
+        *first_stages("reconstructions.png"),
         *generated("generated.png"),
         *explained("explanations.png"),
         *[f"<results>/{dataset}/audit.{kind}" for dataset in experiment.datasets for kind in ("html", "png")],

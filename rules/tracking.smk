@@ -23,6 +23,7 @@ rule sync_tracking:
     input:
         store="<results>/tracking/store.json",
         runs=of_cells("run.json"),
+        first_stages=first_stages("autoencoder.json"),
         scores="<results>/scores.parquet",
         tables=lambda w: rules.draw_tables.output,
         figures=lambda w: rules.draw_figures.output,

@@ -97,7 +97,7 @@ def test_mlflow_shows_every_run(tree: Path) -> None:
     client = mlflow.MlflowClient(f"sqlite:///{tree / 'results' / 'mlflow.db'}")
     experiment = client.get_experiment_by_name("smoke")
     runs = client.search_runs([experiment.experiment_id])
-    assert len(runs) == 9
+    assert len(runs) == 10, "the parent, eight cells and an autoencoder"
     assert len(client.search_logged_models([experiment.experiment_id])) == 8
     (joint,) = [run for run in runs if run.data.tags.get("method") == "joint"]
     assert {"train/loss", "validation/auroc", "test/auroc", "system/max_rss"} <= set(joint.data.metrics)
