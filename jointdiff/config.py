@@ -154,6 +154,7 @@ class Voting(Closed):
     stop: bool = False  # race: hold no trial of classes that are beaten; otherwise every error is kept, for every rule
     error: float = Field(0.05, ge=0, lt=1)  # of a race: chance to miss the class that beats every other in all trials
     block: int = Field(8, ge=1)  # trials between two looks at what is decided
+    validation_images: int = Field(200, ge=1)  # at most, drawn at random: thresholds are chosen on them
     precision: Literal["auto", "fp32", "bf16"] = "fp32"  # half the bits are faster and turn a few close votes
     batch_size: int = Field(512, ge=1)  # network calls at once; changes no answer
 

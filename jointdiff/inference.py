@@ -67,7 +67,7 @@ def classify_by_votes(
     method = load_model(model).to(target)
     if not isinstance(method, Voter):
         raise ConfigError(f"{model}: {type(method).__name__} holds no trials; only diffusion classifiers vote")
-    rows, role = _judged(data, split)
+    rows, role = _judged(data, split, validation=voting.validation_images, seed=seed)
     seeds = np.array([derive(seed, "votes", str(data.sample_ids[row])) for row in rows])
     ballots, started = [], time.perf_counter()
     with Progress("trials", total=len(rows) * voting.trials, unit="trials") as progress:
@@ -99,9 +99,14 @@ def classify_by_votes(
     write_votes(votes, record)
 
 
-def _judged(data: Store, split: Path | str) -> tuple[np.ndarray, np.ndarray]:
-    """Return the rows and roles of the images that a model is judged on: validation, then test."""
+def _judged(
+    data: Store, split: Path | str, *, validation: int | None = None, seed: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the rows and roles of the images that a model is judged on: at most so many of validation, then test."""
     roles = data.split_rows(split)
+    if validation is not None and validation < len(roles["validation"]):
+        chosen = rng(seed, "validation votes").permutation(roles["validation"])[:validation]
+        roles["validation"] = np.sort(chosen)
     judged = ["validation", "test"]
     return np.concatenate([roles[role] for role in judged]), np.repeat(judged, [len(roles[role]) for role in judged])
 

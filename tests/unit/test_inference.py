@@ -7,11 +7,12 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from jointdiff.config import ConfigError, Explanation, Generation
+from jointdiff.config import ConfigError, Explanation, Generation, Voting
 from jointdiff.data.store import open_store
 from jointdiff.evaluate.generation import score_generated
+from jointdiff.evaluate.voting import read_votes
 from jointdiff.files import read_json
-from jointdiff.inference import classify, explain, generate, wanted_labels
+from jointdiff.inference import classify, classify_by_votes, explain, generate, wanted_labels
 from jointdiff.method import to_unit_range
 from jointdiff.models import load_model
 from jointdiff.training.loop import train
@@ -155,3 +156,29 @@ def test_a_method_that_cannot_generate_says_so(cells, tmp_path):
             seed=0,
             settings=Generation(),
         )
+
+
+def test_votes_on_some_validation_images_and_every_test_image(cells, tmp_path):
+    data = {"store": cells / "store", "split": cells / "split.parquet"}
+    run = tiny_run("diffusion_classifier", steps=2)
+    train(run, **data, out=tmp_path, state=tmp_path / "state")
+    voting = Voting(trials=6, block=2, validation_images=3)
+    classify_by_votes(
+        tmp_path / "model",
+        **data,
+        out=tmp_path / "predictions.parquet",
+        votes=tmp_path / "votes.parquet",
+        seed=0,
+        voting=voting,
+        batch_size=5,
+        device="cpu",
+    )
+    votes = read_votes(tmp_path / "votes.parquet")
+    roles = open_store(data["store"]).split_rows(data["split"])
+    assert (votes.role == "validation").sum() == 3
+    assert (votes.role == "test").sum() == len(roles["test"])
+    assert votes.errors.shape[1:] == (6, 6), "six trials, absence and presence of three findings"
+    assert votes.cost["calls_per_image"] == 36
+    out = {"out": tmp_path / "p.parquet", "votes": tmp_path / "v.parquet"}
+    with pytest.raises(ConfigError, match="holds no trials"):
+        classify_by_votes(cells / "supervised" / "model", **data, **out, seed=0, voting=voting)
