@@ -132,9 +132,10 @@ class Generation(Closed):
 
 
 class Explanation(Closed):
-    """How findings are removed and where the change is looked for."""
+    """How findings are removed, or put in, and where the change is looked for."""
 
     images_per_finding: int = Field(32, ge=1)  # test images with the finding and a region, at most
+    healthy_per_finding: int = Field(0, ge=0)  # test images without the finding, into which it is put; 0: none
     noise_level: int = Field(300, ge=1, le=1000)  # T_c: step of 1000 to which an image is noised
     steps: int = Field(6, ge=1)  # reverse steps from there
     guidance: float = Field(3.0, ge=0)  # strength of the edit: s of a gradient, w of classifier-free guidance

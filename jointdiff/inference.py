@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from jointdiff.data.source import DataInfo
 from jointdiff.data.store import Store, open_store
 from jointdiff.devices import pick_device
 from jointdiff.evaluate.voting import Votes, fixed, replay, write_votes
+from jointdiff.explain.localisation import ENFORCED
 from jointdiff.explain.saliency import centre_prior, change_map, grad_cam, random_map
 from jointdiff.files import atomic_path
 from jointdiff.method import Explainer, Generator, HasFeatures, Method, Voter, to_bytes, to_unit_range
@@ -279,7 +281,8 @@ def explain(
     """Explain findings of test images by each of ``explainers`` and write maps, edits and probabilities.
 
     Every method of a seed explains the same images. Where the data set marks no regions, the maps are written all the
-    same and the regions stay empty.
+    same and the regions stay empty. Counterfactuals also put findings into images without them, as the settings ask;
+    the arrays of these are named "enforced:...".
 
     Raises:
         ConfigError: the model has no way to give one of the explanations.
@@ -288,34 +291,30 @@ def explain(
     method = load_model(model).to(target)
     umpire = load_model(judge).to(target) if judge is not None else None
     _check_explainers(method, explainers)
-    rows, findings = _cases(data, split, seed=seed, at_most=settings.images_per_finding)
+    cases = _cases(data, split, seed=seed, at_most=settings.images_per_finding)
     names = data.info.labels.names
-    regions = [data.regions(int(row), names[k]) for row, k in zip(rows, findings, strict=True)]
+    regions = [data.regions(int(row), names[k]) for row, k in zip(cases.rows, cases.findings, strict=True)]
     nowhere = np.zeros((data.info.size, data.info.size), dtype=bool)
-    found: dict[str, np.ndarray] = {
-        "sample": rows,
-        "group": data.groups[rows].astype(str),  # intervals are over patients
-        "finding": findings,
-        "image": data.images[rows],
-        "region": np.stack([nowhere if region is None else region for region in regions]),
-    }
-    # The case decides the seed, so that neither batch size nor order changes an answer.
-    seeds = np.array([derive(seed, "explain", int(r), int(k)) for r, k in zip(rows, findings, strict=True)])
+    found = {**cases.arrays(data), "region": np.stack([nowhere if region is None else region for region in regions])}
     protocol: dict[str, Any] = {"explainers": list(explainers)}
     cost: dict[str, float] = {}
     if "random_map" in explainers:
-        found["map:random_map"] = random_map(seeds, data.info.size)
+        found["map:random_map"] = random_map(cases.seeds, data.info.size)
     if "centre_prior" in explainers:
-        found["map:centre_prior"] = centre_prior(len(rows), data.info.size)
+        found["map:centre_prior"] = centre_prior(len(cases.rows), data.info.size)
     if "grad_cam" in explainers and isinstance(method, HasFeatures):
-        maps = np.zeros((len(rows), data.info.size, data.info.size), dtype=np.float32)
-        for part, images in _by_finding(data, rows, findings, settings.batch_size, target):
-            maps[part] = grad_cam(method, images, int(findings[part[0]])).cpu().numpy()
+        maps = np.zeros((len(cases.rows), data.info.size, data.info.size), dtype=np.float32)
+        for part, images in _by_finding(data, cases, settings.batch_size, target):
+            maps[part] = grad_cam(method, images, int(cases.findings[part[0]])).cpu().numpy()
         found["map:grad_cam"] = maps
     if "counterfactual" in explainers:
-        edits, cost = _counterfactuals(method, umpire, data, rows, findings, seeds, settings, target)
+        edits, cost = _counterfactuals(method, umpire, data, cases, settings, target)
         found |= edits
-        protocol |= settings.model_dump(exclude={"images_per_finding", "batch_size"})
+        healthy = _healthy(data, split, cases, seed=seed, at_most=settings.healthy_per_finding)
+        if len(healthy.rows):
+            edits, _ = _counterfactuals(method, umpire, data, healthy, settings, target)
+            found |= {f"{ENFORCED}{name}": values for name, values in (healthy.arrays(data) | edits).items()}
+        protocol |= settings.model_dump(exclude={"images_per_finding", "healthy_per_finding", "batch_size"})
     with atomic_path(out) as aside:
         np.savez(aside, allow_pickle=False, **found, protocol=json.dumps(protocol), cost=json.dumps(cost))
     _draw(found, names, Path(picture), title=f"{data.info.title}: {', '.join(explainers).replace('_', ' ')}")
@@ -330,33 +329,68 @@ def _check_explainers(method: Method, explainers: Sequence[str]) -> None:
             )
 
 
-def _cases(data: Store, split: Path | str, *, seed: int, at_most: int) -> tuple[np.ndarray, np.ndarray]:
-    """Choose (row, finding) pairs: test images with the finding, and with its region where the set has regions."""
+@dataclass(frozen=True)
+class _Cases:
+    """Test images, each with a finding that is there and to be taken out (target 0), or not there and to be put in."""
+
+    rows: np.ndarray
+    findings: np.ndarray
+    seeds: np.ndarray
+    target: float
+
+    @classmethod
+    def chosen(cls, pools: dict[int, np.ndarray], *, seed: int, target: float) -> _Cases:
+        rows = np.concatenate([np.zeros(0, np.int64), *pools.values()])
+        findings = np.repeat(np.array(list(pools), dtype=np.int64), [len(pool) for pool in pools.values()])
+        # The case decides the seed, so that neither batch size nor order changes an answer.
+        seeds = [derive(seed, "explain", int(row), int(k)) for row, k in zip(rows, findings, strict=True)]
+        return cls(rows, findings, np.array(seeds, dtype=np.int64), target)
+
+    def arrays(self, data: Store) -> dict[str, np.ndarray]:
+        """Return what an archive says of the cases themselves."""
+        return {
+            "sample": self.rows,
+            "group": data.groups[self.rows].astype(str),  # intervals are over patients
+            "finding": self.findings,
+            "image": data.images[self.rows],
+        }
+
+
+def _cases(data: Store, split: Path | str, *, seed: int, at_most: int) -> _Cases:
+    """Choose test images with each finding, and with its region where the set has regions."""
     test = data.split_rows(split)["test"]
-    rows, findings = [], []
+    pools = {}
     for k, name in enumerate(data.info.labels.names):
         pool = test[data.labels[test, k] == 1]
         if data.info.has_regions:
             pool = np.array([row for row in pool if data.regions(int(row), name) is not None], dtype=np.int64)
-        chosen = np.sort(rng(seed, "explain", name).permutation(pool)[:at_most])
-        rows.append(chosen)
-        findings.append(np.full(len(chosen), k, dtype=np.int64))
-    if not sum(map(len, rows)):
+        pools[k] = np.sort(rng(seed, "explain", name).permutation(pool)[:at_most])
+    if not sum(map(len, pools.values())):
         raise ConfigError(
             f"{data.info.name}: no test image has a finding to explain; raise datasets.{data.info.name}.test"
         )
-    return np.concatenate(rows).astype(np.int64), np.concatenate(findings)
+    return _Cases.chosen(pools, seed=seed, target=0.0)
+
+
+def _healthy(data: Store, split: Path | str, cases: _Cases, *, seed: int, at_most: int) -> _Cases:
+    """Choose test images without a finding, for each finding of ``cases``: a class that marks nothing is none."""
+    test = data.split_rows(split)["test"]
+    pools = {}
+    for k in np.unique(cases.findings).tolist():
+        pool = test[data.labels[test, k] == 0]
+        pools[k] = np.sort(rng(seed, "enforce", data.info.labels.names[k]).permutation(pool)[:at_most])
+    return _Cases.chosen(pools, seed=seed, target=1.0)
 
 
 def _by_finding(
-    data: Store, rows: np.ndarray, findings: np.ndarray, batch_size: int, device: torch.device
+    data: Store, cases: _Cases, batch_size: int, device: torch.device
 ) -> Iterator[tuple[np.ndarray, Tensor]]:
     """Yield places and images of cases of one finding at a time."""
-    for k in np.unique(findings):
-        places = np.flatnonzero(findings == k)
+    for k in np.unique(cases.findings):
+        places = np.flatnonzero(cases.findings == k)
         for start in range(0, len(places), batch_size):
             part = places[start : start + batch_size]
-            (images,) = image_batches(data.images, rows[part], batch_size=batch_size, device=device)
+            (images,) = image_batches(data.images, cases.rows[part], batch_size=batch_size, device=device)
             yield part, images
 
 
@@ -364,14 +398,12 @@ def _counterfactuals(
     method: Any,
     umpire: Method | None,
     data: Store,
-    rows: np.ndarray,
-    findings: np.ndarray,
-    seeds: np.ndarray,
+    cases: _Cases,
     settings: Explanation,
     device: torch.device,
 ) -> tuple[dict[str, np.ndarray], dict[str, float]]:
     size, channels, outputs = data.info.size, data.info.channels, len(data.info.labels.names)
-    count = len(rows)
+    count = len(cases.rows)
     found = {
         name: np.zeros((count, size, size), np.float32)
         for name in ("map:counterfactual", "map:counterfactual_control", "spread")
@@ -385,9 +417,9 @@ def _counterfactuals(
         found |= {name: np.zeros((count, outputs), np.float32) for name in judged}
     calls, started = 0, time.perf_counter()
     with Progress("counterfactuals", total=count, unit="images") as progress:
-        for part, images in _by_finding(data, rows, findings, settings.batch_size, device):
-            finding = int(findings[part[0]])
-            answer = method.counterfactual(images, finding, 0.0, torch.from_numpy(seeds[part]).to(device), how=settings)
+        for part, images in _by_finding(data, cases, settings.batch_size, device):
+            finding, seeds = int(cases.findings[part[0]]), torch.from_numpy(cases.seeds[part]).to(device)
+            answer = method.counterfactual(images, finding, cases.target, seeds, how=settings)
             calls, edited, control = answer.calls, answer.images, answer.control
             found["map:counterfactual"][part] = change_map(edited, images).cpu().numpy()
             found["map:counterfactual_control"][part] = change_map(edited, control).cpu().numpy()
@@ -408,11 +440,11 @@ def _counterfactuals(
 
 
 def _draw(found: dict[str, np.ndarray], names: Sequence[str], path: Path, *, title: str, per_finding: int = 3) -> None:
-    """Draw a few cases of each finding: image, edit, control and maps, with the region outlined."""
-    shown = np.concatenate([np.flatnonzero(found["finding"] == k)[:per_finding] for k in np.unique(found["finding"])])
+    """Draw a few cases of each finding: image, edit, control and maps, with the region outlined; enforced ones last."""
+    enforced = {key.removeprefix(ENFORCED): values for key, values in found.items() if key.startswith(ENFORCED)}
     titles = {
         "image": "image",
-        "counterfactual": "without finding",
+        "counterfactual": "edited" if enforced else "without finding",
         "control": "control",
         "map:counterfactual": "change",
         "map:counterfactual_control": "change less control",
@@ -421,6 +453,18 @@ def _draw(found: dict[str, np.ndarray], names: Sequence[str], path: Path, *, tit
         "map:random_map": "random map",
         "map:centre_prior": "centre prior",
     }
-    columns = {text: found[key][shown] for key, text in titles.items() if key in found}
-    rows = [names[k] for k in found["finding"][shown]]
-    save_strips(columns, found["region"][shown], path, rows=rows, title=title)
+    pictures: dict[str, list[np.ndarray]] = {key: [] for key in (*titles, "region") if key in found}
+    rows: list[str] = []
+    for arrays, sign in ((found, ""), (enforced, "+ ")):
+        if not arrays:
+            continue
+        finding = arrays["finding"]
+        shown = np.concatenate([np.flatnonzero(finding == k)[:per_finding] for k in np.unique(finding)])
+        rows += [f"{sign}{names[k]}" for k in finding[shown]]
+        for key, parts in pictures.items():
+            # What only images with the finding have, a region or another explainer's map, stays empty elsewhere.
+            blank = np.zeros((len(finding), *found[key].shape[1:]), found[key].dtype)
+            parts.append(arrays.get(key, blank)[shown])
+    columns = {key: np.concatenate(parts) for key, parts in pictures.items()}
+    regions = columns.pop("region")
+    save_strips({titles[key]: images for key, images in columns.items()}, regions, path, rows=rows, title=title)

@@ -20,6 +20,8 @@ from jointdiff.evaluate.scores import MACRO, NOWHERE, Identity, Row, format_prot
 
 NO_REGIONS = "no regions in data set"
 THRESHOLD = 0.5  # probability from which a finding counts as seen, before and after the edit
+CHANGED = 0.05  # share of the pixel range from which a pixel counts as changed
+ENFORCED = "enforced:"  # before the names of arrays of images into which a finding was put
 CHANGE_MAPS = ("counterfactual", "counterfactual_control")  # in shares of the pixel range, so that a mean has a unit
 
 
@@ -81,34 +83,44 @@ def score_explanations(
     """Score a cell's explanations.npz per finding and macro, with intervals over groups (images where none are given).
 
     ``run`` is the content of run.json, ``names`` are the findings, ``bootstrap`` is the number of draws. A data set
-    without regions gives rows without value that say so.
+    without regions gives rows without value that say so. Images into which a finding was put have rows of their own.
 
     Raises:
         ValueError: the file's arrays do not fit together, with its name.
     """
     with np.load(explanations, allow_pickle=False) as archive:
         arrays = {key: archive[key] for key in archive.files}
+    enforced = {key.removeprefix(ENFORCED): arrays.pop(key) for key in list(arrays) if key.startswith(ENFORCED)}
     identity, facts = Identity.from_run(run), _facts(arrays)
+
+    def scorer_of(cases: Mapping[str, np.ndarray]) -> _Scorer:
+        finding = cases["finding"].astype(int)
+        for key, values in cases.items():
+            if values.ndim and len(values) != len(finding):
+                raise ValueError(
+                    f"{explanations}: {key!r} holds {len(values)} images where 'finding' holds {len(finding)}; "
+                    "delete the file so that the findings are explained again"
+                )
+        return _Scorer(
+            identity,
+            facts=facts,
+            finding=finding,
+            groups=cases.get("group", cases.get("sample", np.arange(len(finding)))),
+            names=names,
+            draws=bootstrap,
+            confidence=confidence,
+        )
+
+    rows = _removal_rows(scorer_of(arrays), arrays)
+    return rows + (_validity_rows(scorer_of(enforced), enforced, present=True) if enforced else [])
+
+
+def _removal_rows(scorer: _Scorer, arrays: Mapping[str, np.ndarray]) -> list[Row]:
+    """Score maps of images with the finding, and the edits that remove it."""
     maps = {key.removeprefix("map:"): arrays[key] for key in arrays if key.startswith("map:")}
-    finding = arrays["finding"].astype(int)
-    count = len(finding)
+    count = len(arrays["finding"])
     region = arrays.get("region", np.zeros((count, 1, 1), bool))
-    for key in ("region", "before", "after", *(f"map:{name}" for name in maps)):
-        if key in arrays and len(arrays[key]) != count:
-            raise ValueError(
-                f"{explanations}: {key!r} holds {len(arrays[key])} images where 'finding' holds {count}; "
-                "delete the file so that the findings are explained again"
-            )
-    found = region.reshape(count, -1).any(1)
-    scorer = _Scorer(
-        identity,
-        facts=facts,
-        finding=finding,
-        groups=arrays.get("group", arrays.get("sample", np.arange(count))),
-        names=names,
-        draws=bootstrap,
-        confidence=confidence,
-    )
+    found = np.asarray(region.reshape(count, -1).any(1))
     rows = []
     if found.any():
         rows += scorer.rows({"pointing_floor": _per_image(lambda r: float(r.mean()), found, region)}, map="uniform")
@@ -124,28 +136,56 @@ def score_explanations(
         gap = {metric: np.full(count, math.nan) for metric in ("pointing_floor", *MAP_METRICS, "change_ratio")}
         for name in maps:
             rows += scorer.rows(gap, map=name)
-    if "before" in arrays and "after" in arrays:
-        rows += scorer.rows(_validity(finding, arrays["before"], arrays["after"]), map=CHANGE_MAPS[0])
-    if "judge_before" in arrays and "judge_after" in arrays:
-        judged = _validity(finding, arrays["judge_before"], arrays["judge_after"])
-        rows += scorer.rows({f"judge_{metric}": values for metric, values in judged.items()}, map=CHANGE_MAPS[0])
-    if "judge_before" in arrays and "judge_control" in arrays:
-        # What is gone from the unguided reconstruction as well was lost, not removed.
-        lost = _validity(finding, arrays["judge_before"], arrays["judge_control"])
-        names_of = {"flip_rate": "control_flip_rate", "probability_after": "control_probability"}
-        rows += scorer.rows({new: lost[old] for old, new in names_of.items()}, map=CHANGE_MAPS[0])
+    # All that is said of an edit as a whole stands under one map.
+    rows += scorer.rows(_sizes(arrays), map=CHANGE_MAPS[0])
+    return rows + _validity_rows(scorer, arrays, present=False)
+
+
+def _sizes(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Say how much an edit changes, per image: in percent of the pixel range, or as a share of the pixels."""
+    whole, edit = (f"map:{name}" for name in CHANGE_MAPS)
+    values = {}
+    for metric, key in (("proximity", whole), ("edit_size", edit), ("spread", "spread")):
+        if key in arrays:
+            values[metric] = 100 * arrays[key].mean(axis=(1, 2), dtype=np.float64)
+    if edit in arrays:
+        values["sparsity"] = (arrays[edit] > CHANGED).mean(axis=(1, 2))
+    return values
+
+
+def _validity_rows(scorer: _Scorer, arrays: Mapping[str, np.ndarray], *, present: bool) -> list[Row]:
+    """Score what edits made of the findings, in the eyes of the model itself and of the judge."""
+    rate, prefix = ("enforce_rate", "enforce_") if present else ("flip_rate", "")
+    rows = []
+    for who, before, after in (
+        ("", "before", "after"),
+        ("judge_", "judge_before", "judge_after"),
+        ("control_", "judge_before", "judge_control"),
+    ):
+        if before not in arrays or after not in arrays:
+            continue
+        found = _validity(arrays["finding"].astype(int), arrays[before], arrays[after], present=present)
+        if who == "control_":
+            # What the unguided reconstruction does as well was not done by the edit.
+            values = {rate: found["rate"], f"{prefix}probability": found["probability_after"]}
+        else:
+            values = {rate: found.pop("rate")} | {f"{prefix}{metric}": value for metric, value in found.items()}
+        rows += scorer.rows({f"{who}{metric}": value for metric, value in values.items()}, map=CHANGE_MAPS[0])
     return rows
 
 
-def _validity(finding: np.ndarray, before: np.ndarray, after: np.ndarray) -> dict[str, np.ndarray]:
-    """Say what removing ``finding`` (M,) did to the probabilities (M, K): values per image, NaN where meaningless."""
+def _validity(finding: np.ndarray, before: np.ndarray, after: np.ndarray, *, present: bool) -> dict[str, np.ndarray]:
+    """Say what an edit that wants ``finding`` (M,) absent, or ``present``, did to the probabilities (M, K).
+
+    Values are per image, NaN where they mean nothing.
+    """
     image = np.arange(len(finding))
     own_before, own_after = before[image, finding], after[image, finding]
     others = np.arange(before.shape[1]) != finding[:, None]
     side = (np.abs(after - before) * others).sum(1) / np.maximum(others.sum(1), 1)
     return {
-        # Only what was seen can stop being seen.
-        "flip_rate": np.where(own_before >= THRESHOLD, own_after < THRESHOLD, np.nan),
+        # Only what was seen can stop being seen, and what was not can start.
+        "rate": np.where((own_before >= THRESHOLD) != present, (own_after >= THRESHOLD) == present, np.nan),
         "probability_before": own_before,
         "probability_after": own_after,
         "side_effect": np.where(others.any(1), side, np.nan),
@@ -226,6 +266,8 @@ class _Scorer:
 def _undefined_reason(metric: str, n: int) -> str:
     if metric.endswith("flip_rate"):
         return "no image in which the finding was seen before the edit"
+    if metric.endswith("enforce_rate"):
+        return "no image in which the finding was not seen before the edit"
     if metric.endswith("side_effect"):
         return "no other finding"
     return "no change outside the region to compare with" if n else NO_REGIONS

@@ -23,7 +23,7 @@ SECTIONS = (
     ("Which classifier with few labels?", ("classification",), ("auroc", "loss")),
     ("Which system does what?", ("systems",), ()),
     ("How many votes are enough?", ("votes",), ("votes",)),
-    ("Does it show the right place?", ("localisation",), ("change",)),
+    ("Does it show the right place?", ("localisation", "counterfactual"), ("change",)),
     ("Are its images useful?", ("joint",), ()),
     ("Can its probabilities be trusted?", (), ("reliability", "risk")),
     ("Which part is worth what?", ("ablation",), ()),

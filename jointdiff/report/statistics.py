@@ -26,7 +26,8 @@ from jointdiff.files import read_json
 LOWER_IS_BETTER = frozenset(
     {
         *("ece", "brier", "nll", "aurc", "frechet_distance", "fid", "change_outside", "side_effect"),
-        *("judge_side_effect", "train_seconds", "parameters", "peak_memory_mib", "vote_calls"),
+        *("judge_side_effect", "enforce_side_effect", "judge_enforce_side_effect", "proximity", "edit_size"),
+        *("sparsity", "spread", "train_seconds", "parameters", "peak_memory_mib", "vote_calls"),
         *(
             f"{quantity}_per_{what}"
             for quantity in ("ms", "calls")

@@ -136,6 +136,11 @@ def write_explanations(cell, method, seed, size=16, per_finding=8):
         before = rng.random((len(finding), 3)) * 0.3 + 0.6
         arrays |= {"before": before, "after": before * 0.4}
         arrays |= {"judge_before": before, "judge_after": before * 0.6, "judge_control": before * 0.9}
+        arrays["spread"] = 0.01 * noise
+        healthy = rng.random((6, 3)) * 0.4
+        put_in = {"before": healthy, "after": healthy + 0.4, "judge_before": healthy, "judge_after": healthy + 0.2}
+        put_in |= {"judge_control": healthy, "finding": np.repeat(np.arange(3), 2), "sample": np.arange(30, 36)}
+        arrays |= {f"enforced:{name}": values for name, values in put_in.items()}
         arrays["cost"] = json.dumps({"ms_per_counterfactual": 301.0, "calls_per_counterfactual": 24})
     elif method == "fully_supervised":
         arrays["map:grad_cam"] = noise + 0.5 * region

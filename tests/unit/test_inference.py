@@ -11,9 +11,11 @@ from jointdiff.config import ConfigError, Explanation, Generation, Voting
 from jointdiff.data.store import open_store
 from jointdiff.evaluate.generation import score_generated
 from jointdiff.evaluate.voting import read_votes
+from jointdiff.explain.localisation import score_explanations
 from jointdiff.files import read_json
 from jointdiff.inference import classify, classify_by_votes, explain, generate, wanted_labels
 from jointdiff.method import to_unit_range
+from jointdiff.methods.joint import JointDiffusion
 from jointdiff.models import load_model
 from jointdiff.training.loop import train
 from tests.tiny import tiny_phantoms, tiny_run
@@ -128,6 +130,47 @@ def test_counterfactuals_do_not_depend_on_the_batch_size(cells, tmp_path):
         cells, tmp_path, "joint", ["counterfactual"], settings=QUICK.model_copy(update={"batch_size": 5})
     )
     assert np.abs(one["map:counterfactual_control"] - other["map:counterfactual_control"]).max() < 1e-4
+
+
+def test_findings_are_put_into_images_without_them(cells, tmp_path):
+    plain = run_explain(cells, tmp_path, "joint", ["counterfactual", "random_map"])
+    settings = QUICK.model_copy(update={"healthy_per_finding": 3, "batch_size": 4})
+    edits = run_explain(cells, tmp_path, "joint", ["counterfactual", "random_map"], settings=settings)
+    enforced = {key.removeprefix("enforced:"): edits.pop(key) for key in list(edits) if key.startswith("enforced:")}
+    assert plain.keys() == edits.keys()
+    for key in plain.keys() - {"cost"}:  # what is removed stays the same, but for rounding by another batch size
+        assert plain[key].dtype.kind in "US" or np.abs(plain[key].astype(float) - edits[key]).max() <= 1, key
+    assert plain["protocol"] == edits["protocol"]
+    store = open_store(cells / "store")
+    test = set(store.split_rows(cells / "split.parquet")["test"].tolist())
+    assert np.bincount(enforced["finding"]).tolist() == [3, 3, 3] and set(enforced["sample"].tolist()) <= test
+    assert (store.labels[enforced["sample"], enforced["finding"]] == 0).all()
+    assert np.array_equal(enforced["group"], store.groups[enforced["sample"]].astype(str))
+    assert np.array_equal(enforced["image"], store.images[enforced["sample"]])
+    assert enforced.keys() == edits.keys() - {"region", "map:random_map", "protocol", "cost"}
+    assert (tmp_path / "e.png").stat().st_size > 1000
+    rows = score_explanations(
+        tmp_path / "joint.npz", read_json(cells / "joint/run.json"), store.info.labels.names, bootstrap=5
+    )
+    assert {"enforce_rate", "judge_enforce_rate", "control_enforce_rate"} <= {row["metric"] for row in rows}
+
+
+def test_the_model_is_told_which_findings_go_and_which_come(cells, tmp_path, monkeypatch):
+    asked, edit = [], JointDiffusion.counterfactual
+
+    def counterfactual(self, images, finding, target, seeds, **how):
+        asked.append((finding, target, len(images)))
+        return edit(self, images, finding, target, seeds, **how)
+
+    monkeypatch.setattr(JointDiffusion, "counterfactual", counterfactual)
+    settings = QUICK.model_copy(update={"healthy_per_finding": 3, "batch_size": 8})
+    run_explain(cells, tmp_path, "joint", ["counterfactual"], settings=settings)
+    assert asked == [(k, target, count) for target, count in ((0.0, 2), (1.0, 3)) for k in range(3)]
+
+
+def test_grad_cam_alone_needs_no_healthy_images(cells, tmp_path):
+    settings = QUICK.model_copy(update={"healthy_per_finding": 3})
+    assert not any("enforced" in key for key in run_explain(cells, tmp_path, "supervised", ["grad_cam"], settings))
 
 
 def test_a_data_set_without_regions_is_still_explained(cells, tmp_path):

@@ -174,6 +174,67 @@ def test_a_data_set_without_regions_is_a_gap_with_its_reason(tmp_path, region):
     assert rows["flip_rate", "macro", "counterfactual"]["value"] == 0.75  # what needs no region is still scored
 
 
+def test_the_size_of_an_edit(tmp_path):
+    change = np.zeros((4, 8, 8), np.float32)
+    change[:, :2] = 0.04
+    change[:2, 0] = 0.4
+    path = write_explanations(
+        tmp_path / "e.npz",
+        **{"map:counterfactual_control": change, "spread": np.full((4, 8, 8), 0.02, np.float32)},
+    )
+    rows = by_name(score_explanations(path, RUN, ["nodule", "effusion"], bootstrap=20))
+    value = {key[:2]: row["value"] for key, row in rows.items() if key[2] == "counterfactual"}
+    assert value["edit_size", "nodule"] == pytest.approx((0.4 + 0.04) / 8 * 100)
+    assert value["edit_size", "effusion"] == pytest.approx(1)
+    assert (value["sparsity", "nodule"], value["sparsity", "effusion"]) == (1 / 8, 0)  # .04 is no change
+    assert value["sparsity", "macro"] == 1 / 16 and value["spread", "macro"] == pytest.approx(2)
+    assert value["proximity", "nodule"] == pytest.approx(5 + 20 * (4 + 9) / 2 / 64)
+    assert ("proximity", "macro", "random_map") not in rows
+    facts = parse_protocol(rows["proximity", "macro", "counterfactual"]["protocol"])
+    assert facts["groups"] == "4" and facts["steps"] == "12"
+
+
+def put_in(**changes):
+    """Make three images without their finding: in one of the first two the model sees it from the beginning."""
+    arrays = {
+        "sample": np.arange(10, 13),
+        "finding": np.array([0, 0, 1]),
+        "map:counterfactual": np.ones((3, 8, 8), np.float32),
+        "before": np.array([[0.2, 0.4], [0.7, 0.4], [0.3, 0.1]], np.float32),
+        "after": np.array([[0.8, 0.6], [0.9, 0.4], [0.3, 0.4]], np.float32),
+        "judge_before": np.full((3, 2), 0.1, np.float32),
+        "judge_after": np.array([[0.6, 0.1], [0.2, 0.1], [0.1, 0.9]], np.float32),
+        "judge_control": np.array([[0.1, 0.1], [0.6, 0.1], [0.1, 0.2]], np.float32),
+        **changes,
+    }
+    return {f"enforced:{name}": values for name, values in arrays.items()}
+
+
+def test_findings_put_in_are_scored_apart_from_those_removed(tmp_path):
+    plain, more = write_explanations(tmp_path / "p.npz"), write_explanations(tmp_path / "e.npz", **put_in())
+    before, rows = (by_name(score_explanations(p, RUN, ["nodule", "effusion"], bootstrap=20)) for p in (plain, more))
+    own = {key for key in rows if "enforce" in key[0]}
+    assert before.keys() == rows.keys() - own and all(rows[key] == before[key] for key in before)
+    value = {key[:2]: rows[key]["value"] for key in own}
+    assert [value["enforce_rate", name] for name in ("nodule", "effusion", "macro")] == [1, 0, 0.5]
+    assert rows["enforce_rate", "nodule", "counterfactual"]["n"] == 1  # in the other it was seen already
+    assert [value["judge_enforce_rate", name] for name in ("nodule", "effusion")] == [0.5, 1]
+    assert [value["control_enforce_rate", name] for name in ("nodule", "effusion")] == [0.5, 0]
+    assert value["enforce_probability_before", "nodule"] == pytest.approx(0.45)
+    assert value["enforce_probability_after", "nodule"] == pytest.approx(0.85)
+    assert value["control_enforce_probability", "effusion"] == pytest.approx(0.2)
+    assert value["enforce_side_effect", "nodule"] == pytest.approx(0.1)
+    assert value["judge_enforce_side_effect", "macro"] == pytest.approx(0)
+    facts = parse_protocol(rows["enforce_rate", "macro", "counterfactual"]["protocol"])
+    assert facts["groups"] == "3" and facts["guidance"] == "3"
+
+
+def test_what_was_seen_already_cannot_be_put_in(tmp_path):
+    path = write_explanations(tmp_path / "e.npz", **put_in(before=np.full((3, 2), 0.9, np.float32)))
+    row = by_name(score_explanations(path, RUN, ["a", "b"], bootstrap=20))["enforce_rate", "macro", "counterfactual"]
+    assert math.isnan(row["value"]) and "not seen before" in row["protocol"]
+
+
 def test_a_finding_nobody_saw_cannot_flip(tmp_path):
     path = write_explanations(tmp_path / "e.npz", before=np.full((4, 2), 0.1, np.float32))
     row = by_name(score_explanations(path, RUN, ["a", "b"], bootstrap=20))["flip_rate", "macro", "counterfactual"]
@@ -190,6 +251,9 @@ def test_a_region_over_the_whole_image_does_not_fail(tmp_path):
 def test_arrays_that_do_not_fit_are_one_clear_message(tmp_path):
     path = write_explanations(tmp_path / "e.npz", before=np.zeros((3, 2)))
     with pytest.raises(ValueError, match=r"e\.npz: 'before' holds 3 images where 'finding' holds 4"):
+        score_explanations(path, RUN, ["a", "b"])
+    path = write_explanations(tmp_path / "e.npz", **put_in(after=np.zeros((2, 2))))
+    with pytest.raises(ValueError, match=r"e\.npz: 'after' holds 2 images where 'finding' holds 3"):
         score_explanations(path, RUN, ["a", "b"])
 
 

@@ -171,6 +171,54 @@ def test_the_localisation_table_has_every_map_and_finding(results):
     assert all("best" not in line["notes"] for line in nodule if line["line"] in ("Random map", "Centre prior"))
 
 
+def test_the_counterfactual_table_says_whether_edits_convince_and_what_they_change(results):
+    lines = lines_of(results[0] / "tables" / "counterfactual.csv")
+    names = [f"counterfactual-phantom-{budget}{part}" for budget in (50, 200) for part in ("", "-size")]
+    assert list(dict.fromkeys(line["table"] for line in lines)) == names
+    convince, change = ([line for line in lines if line["table"] == name] for name in names[:2])
+    sections = ["All findings (macro)", "Effusion", "Large heart", "Nodule"]
+    for part in (convince, change):  # macro first; only who edits
+        assert [line["section"] for line in part] == sections
+        assert {line["line"] for line in part} == {"Joint diffusion"}
+    scores = {
+        (row["metric"], row["finding"]): []
+        for row in read_rows(results[1])
+        if row["labels"] == "50" and row["method"] == "joint"
+    }
+    for row in read_rows(results[1]):
+        if row["labels"] == "50" and row["method"] == "joint" and "rule=" not in row["protocol"]:
+            scores[row["metric"], row["finding"]].append(row["value"])
+    for line, finding in zip(convince, ("macro", "effusion", "large_heart", "nodule"), strict=True):
+        for column, metric in (
+            ("Removed own", "flip_rate"),
+            ("Removed control", "control_flip_rate"),
+            ("Probability after", "probability_after"),
+            ("Enforced own", "enforce_rate"),
+            ("Enforced judge", "judge_enforce_rate"),
+            ("Side effect judge", "judge_side_effect"),
+        ):
+            assert float(line[column]) == pytest.approx(sum(scores[metric, finding]) / 2), (column, finding)
+    assert float(change[0]["Edit size (%)"]) < float(change[0]["Proximity (%)"])
+    assert 0 < float(change[0]["Sparsity"]) < 1 and float(change[0]["Spread (%)"]) == pytest.approx(0.5, abs=0.1)
+    assert [float(line["Calls"]) for line in change] == [24] * 4
+    assert not any("best" in line["notes"] for line in change)  # nothing is the smallest change
+
+
+def test_where_nothing_was_put_in_there_are_no_such_columns(tmp_path):
+    identity = Identity("d", "50", "joint", 0, "c", "f", "r")
+    rows = [
+        score_row(identity, metric=metric, value=value, finding=finding, protocol="map=counterfactual")
+        for metric, value in (("flip_rate", 0.7), ("judge_flip_rate", 0.4), ("proximity", 2.0))
+        for finding in ("lesion", "macro")
+    ]
+    write_rows(rows, tmp_path / "s.parquet")
+    draw_tables(tmp_path / "s.parquet", [], tmp_path / "tables")
+    convince, change = lines_of(tmp_path / "tables" / "counterfactual.csv")
+    assert convince["section"] == change["section"] == "Lesion"  # a single finding is its own mean
+    assert not any(column.startswith(("Enforced", "Calls")) for column in convince)
+    assert (float(convince["Removed judge"]), float(change["Proximity (%)"])) == (0.4, 2)
+
+
 def test_the_cost_table_leaves_no_cost_as_zero(results):
     lines = {line["line"]: line for line in lines_of(results[0] / "tables" / "cost.csv")}
     assert lines["Supervised"]["Time per image Sample (ms)"] == ""
@@ -200,6 +248,7 @@ def test_an_experiment_without_generators_or_maps_still_has_its_files(tmp_path):
     draw_tables(tmp_path / "s.parquet", [], tmp_path / "tables")
     for table, missing in (
         ("joint", "No method of this experiment draws images."),
+        ("counterfactual", "No method of this experiment makes counterfactuals."),
         ("votes", "No method of this experiment votes."),
         ("ablation", "No variant of this experiment changes another one."),
     ):

@@ -55,7 +55,7 @@ def test_it_leaves_behind_all_that_the_readme_promises(tree: Path) -> None:
     assert {"auroc", "frechet_distance", "fid", "change_ratio", "pointing", "train_seconds"} <= {
         row["metric"] for row in found
     }
-    for table in ("classification", "systems", "votes", "ablation", "joint", "localisation", "cost"):
+    for table in ("classification", "systems", "votes", "ablation", "joint", "localisation", "counterfactual", "cost"):
         assert (results / "tables" / f"{table}.tex").stat().st_size
         assert (results / "tables" / f"{table}.csv").stat().st_size
     for figure in ("auroc", "votes", "risk", "change", "loss", "reliability"):
