@@ -139,7 +139,8 @@ class Explanation(Closed):
     noise_level: int = Field(300, ge=1, le=1000)  # T_c: step of 1000 to which an image is noised
     steps: int = Field(6, ge=1)  # reverse steps from there
     guidance: float = Field(3.0, ge=0)  # strength of the edit: s of a gradient, w of classifier-free guidance
-    guide: Literal["image", "representation"] = "image"  # what a gradient moves: z_t, or the encoder's maps
+    # What guides: the classifier's gradient on z_t, on the encoder's maps, or what a conditional decoder is told.
+    guide: Literal["image", "representation", "label"] = "image"
     start: Literal["noise", "inversion"] = "noise"  # added noise, or DDIM run backwards from the image
     noises: int = Field(1, ge=1)  # noise draws averaged per image
     proximity: float = Field(0.0, ge=0)  # weight of the distance to the image beside the classifier's gradient

@@ -257,8 +257,14 @@ class JointDiffusion(DiffusionMethod):
         """Show each image with ``finding`` absent (target 0) or present (1), beside its unguided reconstruction.
 
         ``how.guide`` image: eps' = eps_hat + s s_t grad_{z_t} L, where L is the classification loss of the estimate of
-        z_0 (Mediffusion). representation: the estimate is decoded from moved maps, as in sampling.
+        z_0 (Mediffusion). representation: the estimate is decoded from moved maps, as in sampling. label: a conditional
+        decoder is told that the finding is absent or present, and nothing of the others.
+
+        Raises:
+            ValueError: ``how.guide`` is label and the decoder is not conditional.
         """
+        if how.guide == "label" and not self.settings.conditional:
+            raise ValueError("explanation.guide: label needs a method trained with `conditional: true`; use image")
         goal = lambda logits: self.task.finding_loss(logits, finding, target)  # noqa: E731
 
         def on_image(z: Tensor, steps: Tensor) -> tuple[Tensor, Tensor]:
@@ -276,11 +282,18 @@ class JointDiffusion(DiffusionMethod):
             moved = self.unet.decode(self.guide(encoding, goal, scale=how.guidance))
             return plain, torch.lerp(plain, moved, self.settings.guidance_reach)
 
+        def by_label(z: Tensor, steps: Tensor) -> tuple[Tensor, Tensor]:
+            encoding = self.unet.encode(z, steps)
+            plain = self.unet.decode(encoding)
+            wanted = torch.full((len(z), self.task.outputs), torch.nan, device=z.device)
+            wanted[:, finding] = target
+            return plain, torch.lerp(plain, self.unet.decode(self._tell(encoding, wanted)), 1.0 + how.guidance)
+
         return edit(
             images,
             seeds,
             plain=lambda z, steps: self.unet(z, steps).float(),
-            guide=on_image if how.guide == "image" else on_maps,
+            guide={"image": on_image, "representation": on_maps, "label": by_label}[how.guide],
             guide_calls=2,  # the U-Net once, and once more its encoder or its decoder, which is counted as a whole
             codec=self.codec,
             process=self.process,
