@@ -307,3 +307,18 @@ def test_wavelets_are_another_space_for_the_same_method():
     assert method.pipeline() is None, "no pipeline of diffusers knows wavelets"
     drawn = method.sample(torch.tensor([[1.0, 0.0]]), torch.tensor([1]), steps=2, sampler="ddim", guidance=1.0)
     assert drawn.shape == (1, 1, 16, 16)
+
+
+def test_a_conditional_decoder_edits_by_what_it_is_told():
+    method = build("multi_label", conditional=True)
+    with torch.no_grad():
+        method.told.weight.normal_()
+    images, seeds = torch.rand(3, 1, 16, 16) * 2 - 1, torch.arange(3)
+    how = Explanation(noise_level=300, steps=3, guidance=2.0, guide="label")
+    absent, present = (method.counterfactual(images, 1, target, seeds, how=how) for target in (0.0, 1.0))
+    torch.testing.assert_close(absent.control, present.control)
+    assert not torch.equal(absent.images, present.images)
+    other = method.counterfactual(images, 0, 1.0, seeds, how=how)
+    assert not torch.equal(other.images, present.images), "nothing is said of the other findings"
+    with pytest.raises(ValueError, match="conditional: true"):
+        build("multi_label").counterfactual(images, 0, 0.0, seeds, how=how)
