@@ -159,14 +159,14 @@ def test_an_edited_generator_runs_again_with_its_images(tree: Path, edited: Any)
     edited("jointdiff/methods/joint.py", "import torch\n", "import torch\n\nCHANGED = 1\n")
     said = snakemake(tree, "-n", "--configfile", SMOKE)
     steps = "train_first classify_images generate_images explain_findings score_classification score_generation "
-    per_cell = dict.fromkeys((steps + "score_localisation score_cost").split(), 1)
+    per_cell = dict.fromkeys((steps + "score_localisation score_cost").split(), 2)
     assert jobs(said) == per_cell | after(tree)
-    assert set(re.findall(r"method=(\w+)", said)) == {"joint"}
+    assert set(re.findall(r"method=(\w+)", said)) == {"joint", "mediffusion"}, "one module, two variants"
 
 
 def test_a_new_metric_trains_nothing(tree: Path, edited: Any) -> None:
     edited("jointdiff/explain/localisation.py", "THRESHOLD = 0.5", "THRESHOLD = 0.6")
-    assert jobs(snakemake(tree, "-n", "--configfile", SMOKE)) == {"score_localisation": 3} | after(tree)
+    assert jobs(snakemake(tree, "-n", "--configfile", SMOKE)) == {"score_localisation": 5} | after(tree)
 
 
 def test_comments_and_the_way_of_showing_run_nothing_again(tree: Path, edited: Any) -> None:
