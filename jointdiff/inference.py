@@ -18,7 +18,7 @@ from jointdiff.data.source import DataInfo
 from jointdiff.data.store import Store, open_store
 from jointdiff.devices import pick_device
 from jointdiff.evaluate.voting import Votes, fixed, replay, write_votes
-from jointdiff.explain.localisation import ENFORCED
+from jointdiff.explain.archive import ENFORCED
 from jointdiff.explain.saliency import centre_prior, change_map, grad_cam, random_map
 from jointdiff.files import atomic_path
 from jointdiff.method import Explainer, Generator, HasFeatures, Method, Voter, to_bytes, to_unit_range

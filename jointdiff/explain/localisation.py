@@ -17,11 +17,11 @@ import numpy as np
 from jointdiff.evaluate.bootstrap import percentile_interval, resample
 from jointdiff.evaluate.classification import Cases, auroc, average_precision, mean_defined, ratio
 from jointdiff.evaluate.scores import MACRO, NOWHERE, Identity, Row, format_protocol, score_row
+from jointdiff.explain.archive import ENFORCED
 
 NO_REGIONS = "no regions in data set"
 THRESHOLD = 0.5  # probability from which a finding counts as seen, before and after the edit
 CHANGED = 0.05  # share of the pixel range from which a pixel counts as changed
-ENFORCED = "enforced:"  # before the names of arrays of images into which a finding was put
 CHANGE_MAPS = ("counterfactual", "counterfactual_control")  # in shares of the pixel range, so that a mean has a unit
 
 
