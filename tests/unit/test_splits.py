@@ -8,7 +8,7 @@ from itertools import pairwise
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from jointdiff.data.audit import find_leaks, most_alike
@@ -86,6 +86,7 @@ def test_no_group_crosses_roles_and_budgets_are_exact_and_nested(data, budget, s
 def test_the_seed_decides(data, seed):
     labels, groups, published = data
     once = draw(labels, groups, published=published, budget="20", seed=seed)
+    assume((once == "unlabelled").sum() > 10)  # where nothing is left to choose, nothing differs
     assert np.array_equal(once, draw(labels, groups, published=published, budget="20", seed=seed))
     assert not np.array_equal(once, draw(labels, groups, published=published, budget="20", seed=seed + 1))
 
