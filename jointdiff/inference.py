@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from jointdiff.batches import image_batches
 from jointdiff.config import ConfigError, Explanation, Generation, Voting
 from jointdiff.data.source import DataInfo
 from jointdiff.data.store import Store, open_store
@@ -21,7 +22,7 @@ from jointdiff.evaluate.voting import Votes, fixed, replay, write_votes
 from jointdiff.explain.archive import ENFORCED
 from jointdiff.explain.saliency import centre_prior, change_map, grad_cam, random_map
 from jointdiff.files import atomic_path
-from jointdiff.method import Explainer, Generator, HasFeatures, Method, Voter, to_bytes, to_unit_range
+from jointdiff.method import Explainer, Generator, HasFeatures, Method, Voter, to_bytes
 from jointdiff.models import load_model
 from jointdiff.pictures import save_grid, save_strips
 from jointdiff.progress import Progress
@@ -140,13 +141,6 @@ def answers(
     """Return what ``ask`` (a model's predict or features) says of some rows of uint8 images (N, H, W, C)."""
     batches = image_batches(pixels, rows, batch_size=batch_size, device=device)
     return torch.cat([ask(images) for images in batches]).float().cpu().numpy()
-
-
-def image_batches(pixels: np.ndarray, rows: np.ndarray, *, batch_size: int, device: torch.device) -> Iterator[Tensor]:
-    """Yield images (n, C, H, W) in [-1, 1] of some rows of uint8 images (N, H, W, C), which may be memory-mapped."""
-    for start in range(0, len(rows), batch_size):
-        images = torch.from_numpy(pixels[rows[start : start + batch_size]])
-        yield to_unit_range(images.permute(0, 3, 1, 2).to(device)).contiguous()
 
 
 def wanted_labels(kind: str, count: int, findings: int) -> np.ndarray:

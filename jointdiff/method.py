@@ -96,8 +96,8 @@ class Trainable(nn.Module, ABC):
 class Method(Trainable):
     """A competitor: named losses to train on and probabilities to be judged by.
 
-    One that can work in the latents of an autoencoder says so and takes two more arguments: the codec, and the folder
-    that its weights are about to come from. The loop then hands it latents that were computed once, all others images.
+    One that can work in the latents of an autoencoder says so and takes the codec as a third argument. The loop then
+    hands it latents that were computed once, and all others images.
     """
 
     works_in_latents: ClassVar[bool] = False
@@ -111,17 +111,19 @@ class Method(Trainable):
     def build(
         cls, data: DataInfo, settings: dict[str, Any], codec: Codec | None = None, saved: Path | None = None
     ) -> Self:
-        """Return a new one; ``saved`` is the folder that its weights are about to come from, if there is one.
+        """Return a new one.
+
+        ``saved`` is the model folder that its weights are about to come from, for networks that settings do not build.
 
         Raises:
             ValueError: settings are unknown or do not fit, or it cannot work in latents.
         """
         checked = cls.Settings.model_validate(settings)
-        if cls.works_in_latents:
-            return cls(data, checked, codec, saved)  # type: ignore[call-arg]
-        if codec is not None:
+        if codec is None:
+            return cls(data, checked)
+        if not cls.works_in_latents:
             raise ValueError(f"{cls.__name__} works on images: remove `autoencoder` from its entry")
-        return cls(data, checked)
+        return cls(data, checked, codec)  # type: ignore[call-arg]
 
     def prepare(self, labels: Tensor) -> None:
         """Balance the classes where the settings say so."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable
-from pathlib import Path
 from typing import ClassVar, Literal
 
 import torch
@@ -29,9 +29,7 @@ class DiffusionMethod(Method):
     process: Process
     works_in_latents: ClassVar[bool] = True
 
-    def __init__(
-        self, data: DataInfo, settings: Settings, codec: Codec | None = None, saved: Path | None = None
-    ) -> None:
+    def __init__(self, data: DataInfo, settings: Settings, codec: Codec | None = None) -> None:
         super().__init__(data, settings)
         self.codec = codec or CODECS[settings.codec](data)
 
@@ -47,9 +45,9 @@ class DiffusionMethod(Method):
         """Return probabilities (N, K) of what the training loop hands over."""
         return self.probabilities(self.codes_of(codes))
 
+    @abstractmethod
     def probabilities(self, codes: Tensor) -> Tensor:
         """Return probabilities (N, K) of codes."""
-        raise NotImplementedError
 
     @torch.no_grad()
     def draw(self, seeds: Tensor, output: Callable[[Tensor, Tensor], Tensor], *, steps: int, sampler: str) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -54,7 +54,7 @@ class DiffusionClassifier(DiffusionMethod):
     process: Process
 
     def __init__(
-        self, data: DataInfo, settings: Settings, codec: Codec | None = None, saved: Path | None = None
+        self, data: DataInfo, settings: Settings, codec: Codec | None = None, net: StableDiffusion | None = None
     ) -> None:
         super().__init__(data, settings, codec)
         channels, size, conditions = self.codec.channels, self.codec.size, self.task.conditions + 1
@@ -81,8 +81,18 @@ class DiffusionClassifier(DiffusionMethod):
                 conditions=conditions,
             )
         else:
-            self.net = self._foundation(settings) if saved is None else StableDiffusion.from_saved(saved / "net")
+            self.net = net or self._foundation(settings)
             self.process = DiscreteProcess(self.net.schedule, prediction=self.net.prediction, clip=False)
+
+    @classmethod
+    def build(
+        cls, data: DataInfo, settings: dict[str, Any], codec: Codec | None = None, saved: Path | None = None
+    ) -> Self:
+        """Return a new one, or a foundation model that was saved, without the pipeline that it came from."""
+        checked = cls.Settings.model_validate(settings)
+        if saved is not None and checked.backbone == "stable_diffusion":
+            return cls(data, checked, codec, StableDiffusion.from_saved(saved / "net"))
+        return cls(data, checked, codec)
 
     # --- Training ---------------------------------------------------------------------------------------------------
 

@@ -6,7 +6,6 @@ of an autoencoder Mediffusion (Kaleta et al. 2024, arXiv 2411.09434).
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -72,10 +71,8 @@ class JointDiffusion(DiffusionMethod):
 
     settings: Settings
 
-    def __init__(
-        self, data: DataInfo, settings: Settings, codec: Codec | None = None, saved: Path | None = None
-    ) -> None:
-        super().__init__(data, settings, codec, saved)
+    def __init__(self, data: DataInfo, settings: Settings, codec: Codec | None = None) -> None:
+        super().__init__(data, settings, codec)
         self.unet = UNet(
             channels=self.codec.channels,
             size=self.codec.size,

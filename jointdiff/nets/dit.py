@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from jointdiff.nets.unet import _TimeEmbedding
+from jointdiff.nets.unet import TimeEmbedding
 
 # Peebles & Xie 2023, table 1. A name such as DiT-B/4 adds the side of the patches.
 SIZES = {
@@ -62,7 +62,7 @@ class DiT(nn.Module):
         self.patch = patch
         self.patches = nn.Conv2d(channels, width, patch, stride=patch)
         self.register_buffer("positions", position_embedding(size // patch, width), persistent=False)
-        self.time_embedding = _TimeEmbedding(FREQUENCIES, width)
+        self.time_embedding = TimeEmbedding(FREQUENCIES, width)
         self.condition_embedding = nn.Embedding(conditions, width)
         self.blocks = nn.ModuleList(_Block(width, heads) for _ in range(depth))
         self.norm = nn.LayerNorm(width, eps=1e-6, elementwise_affine=False)

@@ -108,7 +108,7 @@ class UNet(nn.Module):
         level_of = partial(_Level, embedding=embedding, groups=groups, head=head, dropout=dropout)
 
         self.conv_in = nn.Conv2d(channels, width, 3, padding=1)
-        self.time_embedding = _TimeEmbedding(width, embedding)
+        self.time_embedding = TimeEmbedding(width, embedding)
         if conditions:
             self.class_embedding = nn.Embedding(conditions, embedding)
         self.down_blocks, self.up_blocks = nn.ModuleList(), nn.ModuleList()
@@ -241,7 +241,7 @@ class _SelfAttention(nn.Module):
         return x + self.to_out[0](seen).transpose(1, 2).view(n, d, h, w)
 
 
-class _TimeEmbedding(nn.Module):
+class TimeEmbedding(nn.Module):
     """Cosines and sines of the step (Vaswani et al. 2017) and two layers."""
 
     def __init__(self, width: int, outputs: int) -> None:
@@ -250,6 +250,7 @@ class _TimeEmbedding(nn.Module):
         self.linear_1, self.linear_2 = nn.Linear(width, outputs), nn.Linear(outputs, outputs)
 
     def forward(self, steps: Tensor, *, dtype: torch.dtype) -> Tensor:
+        """Return the embedding (N, E) of steps (N,)."""
         half = self.width // 2
         frequencies = torch.exp(-math.log(10000.0) / half * torch.arange(half, device=steps.device))
         angles = steps[:, None].float() * frequencies

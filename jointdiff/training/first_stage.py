@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from jointdiff.batches import image_batches
 from jointdiff.config import ConfigError, FirstStage
 from jointdiff.data.store import Store, open_store
 from jointdiff.devices import pick_device
 from jointdiff.files import atomic_path, write_json
-from jointdiff.method import to_bytes, to_unit_range
+from jointdiff.method import to_bytes
 from jointdiff.nets.autoencoder import (
     Autoencoder,
     KLAutoencoder,
@@ -65,14 +66,18 @@ def make_first_stage(
             best.save_pretrained(aside)
         device = pick_device(spec.training.device)
         codec = Autoencoder(aside, data.info)
-        measured = measure_latents(codec, _batches(data, roles["labelled"], device))
+        measured = measure_latents(
+            codec, image_batches(data.images, roles["labelled"], batch_size=BATCH, device=device)
+        )
         if spec.pretrained is None:
             standardise(aside, mean=measured["mean"], std=measured["std"])
         else:  # its weights stay what others know
             set_scale(aside, measured["overall_std"])
         codec = Autoencoder(aside, data.info)
-        held_out = measure_latents(codec, _batches(data, roles["validation"], device))
-        shown = next(_batches(data, roles["validation"], device))[:10]
+        held_out = measure_latents(
+            codec, image_batches(data.images, roles["validation"], batch_size=BATCH, device=device)
+        )
+        shown = next(image_batches(data.images, roles["validation"], batch_size=BATCH, device=device))[:10]
         rebuilt = codec.decode(codec.encode(shown)).clamp(-1.0, 1.0)
     pictures = torch.cat([shown, rebuilt])
     save_grid(
@@ -124,15 +129,9 @@ def encode_latents(
         shape = (count, codec.size, codec.size, codec.channels)
         latents = np.lib.format.open_memmap(aside, mode="w+", dtype=np.float16, shape=shape)
         done = 0
-        for images in _batches(data, np.arange(count), target, batch_size=batch_size):
+        for images in image_batches(data.images, np.arange(count), batch_size=batch_size, device=target):
             codes = codec.encode(images).permute(0, 2, 3, 1)
             latents[done : done + len(codes)] = codes.half().cpu().numpy()
             done += len(codes)
             progress.advance(len(codes))
         latents.flush()
-
-
-def _batches(data: Store, rows: np.ndarray, device: torch.device, *, batch_size: int = BATCH) -> Any:
-    for start in range(0, len(rows), batch_size):
-        pixels = torch.from_numpy(data.images[rows[start : start + batch_size]])
-        yield to_unit_range(pixels.permute(0, 3, 1, 2).to(device)).contiguous()
