@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from jointdiff.batches import image_batches
+from jointdiff.batches import answers, image_batches
 from jointdiff.config import ConfigError, Explanation, Generation, Voting
 from jointdiff.data.images import Fit, decode_image
 from jointdiff.data.own.files import Files, read_bounded
@@ -25,7 +25,7 @@ from jointdiff.evaluate.scores import write_csv
 from jointdiff.evaluate.voting import entropy, fixed
 from jointdiff.explain.saliency import change_map, grad_cam
 from jointdiff.files import atomic_path, read_json
-from jointdiff.inference import answers, generate
+from jointdiff.inference.generate import generate
 from jointdiff.method import Explainer, Generator, HasFeatures, Method, Voter, to_bytes
 from jointdiff.models import load_model
 from jointdiff.pictures import save_overlay

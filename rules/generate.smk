@@ -21,7 +21,7 @@ rule classify_images:
     params:
         batch_size=lookup("evaluation/batch_size", within=config),
         device=lookup("training/device", within=config),
-        code_version=code_version("jointdiff.inference"),
+        code_version=code_version("jointdiff.inference.classify"),
     script:
         "../workflow_scripts/classify_images.py"
 
@@ -50,7 +50,7 @@ if VOTERS:
             voting=lookup("voting", within=config),
             batch_size=lookup("evaluation/batch_size", within=config),
             device=lookup("training/device", within=config),
-            code_version=code_version("jointdiff.inference"),
+            code_version=code_version("jointdiff.inference.classify"),
         script:
             "../workflow_scripts/classify_by_votes.py"
 
@@ -85,7 +85,7 @@ rule generate_images:
     params:
         generation=lambda w: experiment.generation_of(w.method).model_dump(mode="json"),
         device=lookup("training/device", within=config),
-        code_version=code_version("jointdiff.inference"),
+        code_version=code_version("jointdiff.inference.generate"),
     script:
         "../workflow_scripts/generate_images.py"
 
@@ -122,6 +122,6 @@ rule explain_findings:
         explain=lookup("methods/{method}/explain", within=config),
         explanation=lambda w: experiment.explanation_of(w.method).model_dump(mode="json"),
         device=lookup("training/device", within=config),
-        code_version=code_version("jointdiff.inference"),
+        code_version=code_version("jointdiff.inference.explain"),
     script:
         "../workflow_scripts/explain_findings.py"

@@ -7,7 +7,7 @@ from jointdiff.logs import to_rule_log
 
 def main(rule):
     reserve_gpu(rule.resources.gpu)
-    from jointdiff.inference import classify_by_votes  # imports torch
+    from jointdiff.inference.classify import classify_by_votes  # imports torch
 
     classify_by_votes(
         rule.input.model,

@@ -6,7 +6,7 @@ from jointdiff.logs import to_rule_log
 
 def main(rule):
     reserve_gpu(rule.resources.gpu)
-    from jointdiff.inference import classify  # imports torch
+    from jointdiff.inference.classify import classify  # imports torch
 
     classify(
         rule.input.model,

@@ -7,7 +7,7 @@ from jointdiff.logs import to_rule_log
 
 def main(rule):
     reserve_gpu(rule.resources.gpu)
-    from jointdiff.inference import explain  # imports torch
+    from jointdiff.inference.explain import explain  # imports torch
 
     explain(
         rule.input.model,

@@ -7,7 +7,7 @@ from jointdiff.logs import to_rule_log
 
 def main(rule):
     reserve_gpu(rule.resources.gpu)
-    from jointdiff.inference import generate  # imports torch
+    from jointdiff.inference.generate import generate  # imports torch
 
     generate(
         rule.input.model,

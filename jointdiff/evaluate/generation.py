@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from jointdiff.batches import answers
 from jointdiff.data.store import open_store
 from jointdiff.devices import pick_device
 from jointdiff.evaluate.scores import Identity, Row, format_protocol, score_row
 from jointdiff.files import read_json, sha256
-from jointdiff.inference import answers
 from jointdiff.models import load_model
 from jointdiff.seeding import rng
 from jointdiff.training.selection import macro_auroc

@@ -145,7 +145,7 @@ from jointdiff.config import RunSpec, Training
 from jointdiff.data.prepare import prepare
 from jointdiff.data.splits import draw_split
 from jointdiff.data.store import open_store
-from jointdiff.inference import classify
+from jointdiff.inference.classify import classify
 from jointdiff.training.loop import train
 
 here = Path(sys.argv[1])

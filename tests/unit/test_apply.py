@@ -14,7 +14,7 @@ from PIL import Image
 from jointdiff.apply import Answers, explain_images, list_images, predict_images, sample_images
 from jointdiff.config import ConfigError, Explanation, Generation, Voting
 from jointdiff.data.source import Augmentations, DataInfo, LabelSpec
-from jointdiff.inference import generate
+from jointdiff.inference.generate import generate
 from jointdiff.method import to_unit_range
 from jointdiff.models import load_model, save_model
 from jointdiff.training.loop import build_method

@@ -7,11 +7,10 @@ import pytest
 import torch
 from diffusers import AutoencoderKL, LDMPipeline
 
-from jointdiff.batches import image_batches
+from jointdiff.batches import answers, image_batches
 from jointdiff.config import ConfigError, FirstStage, Training
 from jointdiff.data.store import open_store
 from jointdiff.files import read_json
-from jointdiff.inference import answers
 from jointdiff.models import load_model
 from jointdiff.nets.autoencoder import Autoencoder
 from jointdiff.training.first_stage import build_autoencoder, encode_latents, make_first_stage

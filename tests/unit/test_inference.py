@@ -13,7 +13,9 @@ from jointdiff.evaluate.generation import score_generated
 from jointdiff.evaluate.voting import read_votes
 from jointdiff.explain.localisation import score_explanations
 from jointdiff.files import read_json
-from jointdiff.inference import classify, classify_by_votes, explain, generate, wanted_labels
+from jointdiff.inference.classify import classify, classify_by_votes
+from jointdiff.inference.explain import explain
+from jointdiff.inference.generate import generate, wanted_labels
 from jointdiff.method import to_unit_range
 from jointdiff.methods.joint import JointDiffusion
 from jointdiff.models import load_model

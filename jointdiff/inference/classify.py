@@ -1,0 +1,121 @@
+"""Probabilities of images, in one pass or by the trials of a diffusion classifier."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jointdiff.batches import answers, image_batches
+from jointdiff.config import ConfigError, Voting
+from jointdiff.data.store import Store, open_store
+from jointdiff.devices import pick_device
+from jointdiff.evaluate.voting import Votes, fixed, replay, write_votes
+from jointdiff.files import atomic_path
+from jointdiff.method import Voter
+from jointdiff.models import load_model
+from jointdiff.progress import Progress
+from jointdiff.seeding import derive, rng
+from jointdiff.trials import hold_trials
+
+
+def classify(
+    model: Path | str,
+    *,
+    store: Path | str,
+    split: Path | str,
+    out: Path | str,
+    batch_size: int = 256,
+    device: str = "auto",
+) -> None:
+    """Write the probabilities of every validation and test image to a Parquet table."""
+    data, target = open_store(store), pick_device(device)
+    method = load_model(model).to(target)
+    rows, role = _judged(data, split)
+    started = time.perf_counter()
+    scores = answers(method.predict, data.images, rows, batch_size=batch_size, device=target)
+    cost = {"ms_per_image": 1000.0 * (time.perf_counter() - started) / len(rows), "calls_per_image": 1.0}
+    _write_predictions(out, data, rows, role, scores, cost)
+
+
+def classify_by_votes(
+    model: Path | str,
+    *,
+    store: Path | str,
+    split: Path | str,
+    out: Path | str,
+    votes: Path | str,
+    seed: int,
+    voting: Voting,
+    batch_size: int = 256,
+    device: str = "auto",
+) -> None:
+    """Let a diffusion classifier vote on every validation and test image; keep every trial beside the probabilities.
+
+    Raises:
+        ConfigError: the model is no diffusion classifier.
+    """
+    data, target = open_store(store), pick_device(device)
+    method = load_model(model).to(target)
+    if not isinstance(method, Voter):
+        raise ConfigError(f"{model}: {type(method).__name__} holds no trials; only diffusion classifiers vote")
+    rows, role = _judged(data, split, validation=voting.validation_images, seed=seed)
+    seeds = np.array([derive(seed, "votes", str(data.sample_ids[row])) for row in rows])
+    ballots, started = [], time.perf_counter()
+    with Progress("trials", total=len(rows) * voting.trials, unit="trials") as progress:
+        batches = image_batches(data.images, rows, batch_size=batch_size, device=target)
+        for part, images in zip(np.split(seeds, range(batch_size, len(rows), batch_size)), batches, strict=True):
+            ballots.append(hold_trials(method, images, part, voting=voting, progress=progress))
+    steps, errors = (np.concatenate([getattr(ballot, name) for ballot in ballots]) for name in ("steps", "errors"))
+    cost = {
+        "ms_per_image": 1000.0 * (time.perf_counter() - started) / len(rows),
+        "calls_per_image": float(np.mean(np.concatenate([ballot.calls for ballot in ballots]))),
+    }
+    contests, kind = method.task.contests, data.info.labels.kind
+    if voting.stop:
+        answer = replay(errors, contests, kind=kind, trials=voting.trials, error=voting.error, block=voting.block)
+    else:
+        answer = fixed(errors, contests, kind=kind, rule=voting.rule, trials=voting.trials)
+    _write_predictions(out, data, rows, role, answer.probabilities, cost)
+    record = Votes(
+        sample_ids=data.sample_ids[rows],
+        role=role,
+        steps=steps,
+        errors=errors,
+        conditions=method.task.condition_names,
+        contests=contests,
+        kind=kind,
+        names=data.info.labels.names,
+        cost=cost,
+    )
+    write_votes(votes, record)
+
+
+def _judged(
+    data: Store, split: Path | str, *, validation: int | None = None, seed: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the rows and roles of the images that a model is judged on: at most so many of validation, then test."""
+    roles = data.split_rows(split)
+    if validation is not None and validation < len(roles["validation"]):
+        chosen = rng(seed, "validation votes").permutation(roles["validation"])[:validation]
+        roles["validation"] = np.sort(chosen)
+    judged = ["validation", "test"]
+    return np.concatenate([roles[role] for role in judged]), np.repeat(judged, [len(roles[role]) for role in judged])
+
+
+def _write_predictions(
+    out: Path | str, data: Store, rows: np.ndarray, role: np.ndarray, scores: np.ndarray, cost: dict[str, float]
+) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    names = data.info.labels.names
+    columns: dict[str, Any] = {"sample_id": data.sample_ids[rows], "group": data.groups[rows], "role": role}
+    columns |= {f"score:{name}": scores[:, k] for k, name in enumerate(names)}
+    columns |= {f"label:{name}": data.labels[rows, k] for k, name in enumerate(names)}
+    table = pa.table(columns).replace_schema_metadata({"cost": json.dumps(cost), "kind": data.info.labels.kind})
+    with atomic_path(out) as aside:
+        pq.write_table(table, aside)
