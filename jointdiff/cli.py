@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from jointdiff.config import SCHEMA, ConfigError, Explanation, Generation, Voting, config_schema, load_experiment
+from jointdiff.config import SCHEMA, ConfigError, Explanation, Generation, Voting, load_experiment
 
 if TYPE_CHECKING:
     from jointdiff.apply import Answers
@@ -189,6 +189,7 @@ def _mirror_data(options: argparse.Namespace) -> int:
 def _schema(options: argparse.Namespace) -> None:
     """Write the JSON Schema of configurations, with every built-in method's settings."""
     from jointdiff.files import atomic_path
+    from jointdiff.schema import config_schema
 
     with atomic_path(options.out) as aside:
         aside.write_text(json.dumps(config_schema(), indent=2) + "\n", encoding="utf-8")

@@ -22,7 +22,7 @@ from pydantic import (
     model_validator,
 )
 
-__all__ = ["ConfigError", "Experiment", "RunSpec", "config_schema", "load_experiment", "parse_experiment"]
+__all__ = ["ConfigError", "Experiment", "RunSpec", "load_experiment", "parse_experiment"]
 
 # Written by `jointdiff schema`; it holds what only the methods' own modules know, so that a check needs no torch.
 SCHEMA = Path(__file__).parent.parent / "config" / "schema.json"
@@ -565,47 +565,3 @@ def _keys_at(model: type[BaseModel], location: Iterable[int | str]) -> list[str]
         else:
             kind = get_args(kind)[-1]  # values of a dict, items of a list
     return list(kind.model_fields)
-
-
-def config_schema() -> dict[str, Any]:
-    """Build the JSON Schema of a configuration, with the settings of every built-in method. Imports torch."""
-    from jointdiff.method import Explainer, Generator, HasFeatures, Voter
-    from jointdiff.nets.autoencoder import KLAutoencoder
-    from jointdiff.registry import load_method, methods
-
-    contracts = {"generate": Generator, "counterfactual": Explainer, "grad_cam": HasFeatures, "vote": Voter}
-    declared = {}
-    for name in methods():
-        method = load_method(name)
-        can = [ability for ability, contract in contracts.items() if issubclass(method, contract)]
-        if method.works_in_latents:
-            can.append("latents")
-        declared[name] = method.Settings.model_json_schema() | {"x-can": can}
-    schema = Experiment.model_json_schema()
-    schema["properties"]["pathvars"] = {"type": "object", "description": "Folders that Snakemake puts elsewhere"}
-    schema["$defs"]["methods"] = declared
-    schema["$defs"]["autoencoder"] = KLAutoencoder.Settings.model_json_schema()
-    for entry in ("DataSet", "MethodVariant", "Autoencoder"):
-        properties = schema["$defs"][entry]["properties"]
-        for section in {"training", "generation", "explanation"} & set(properties):
-            what = f"What differs from the experiment's {section}"
-            properties[section] = {**schema["$defs"][section.capitalize()], "description": what}
-    schema["$defs"]["Autoencoder"]["properties"]["settings"] = {"$ref": "#/$defs/autoencoder"}
-    # A variant's settings are those of the method it names, or of the method whose name it bears.
-    variant = schema["$defs"]["MethodVariant"]
-    variant["allOf"] = [
-        {
-            "if": {"properties": {"method": {"const": name}}, "required": ["method"]},
-            "then": {"properties": {"settings": {"$ref": f"#/$defs/methods/{name}"}}},
-        }
-        for name in declared
-    ]
-    schema["properties"]["methods"]["properties"] = {
-        name: {
-            "$ref": "#/$defs/MethodVariant",
-            "if": {"not": {"required": ["method"]}},
-            "then": {"properties": {"settings": {"$ref": f"#/$defs/methods/{name}"}}},
-        }
-        for name in declared
-    }
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "Experiment", **schema}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -66,18 +67,15 @@ def make_first_stage(
             best.save_pretrained(aside)
         device = pick_device(spec.training.device)
         codec = Autoencoder(aside, data.info)
-        measured = measure_latents(
-            codec, image_batches(data.images, roles["labelled"], batch_size=BATCH, device=device)
-        )
+        batches = partial(image_batches, data.images, batch_size=BATCH, device=device)
+        measured = measure_latents(codec, batches(rows=roles["labelled"]))
         if spec.pretrained is None:
             standardise(aside, mean=measured["mean"], std=measured["std"])
         else:  # its weights stay what others know
             set_scale(aside, measured["overall_std"])
         codec = Autoencoder(aside, data.info)
-        held_out = measure_latents(
-            codec, image_batches(data.images, roles["validation"], batch_size=BATCH, device=device)
-        )
-        shown = next(image_batches(data.images, roles["validation"], batch_size=BATCH, device=device))[:10]
+        held_out = measure_latents(codec, batches(rows=roles["validation"]))
+        shown = next(batches(rows=roles["validation"]))[:10]
         rebuilt = codec.decode(codec.encode(shown)).clamp(-1.0, 1.0)
     pictures = torch.cat([shown, rebuilt])
     save_grid(
