@@ -1,4 +1,4 @@
-"""The JSON Schema of a configuration, for editors and for checks that need no torch; building it imports all methods."""
+"""The JSON Schema of a configuration, for editors and for checks without torch; building it imports all methods."""
 
 from __future__ import annotations
 
