@@ -54,9 +54,24 @@ def _distinct(values: list[Any]) -> list[Any]:
     return values
 
 
+def _some_budgets(value: Any) -> Any:
+    if value in ("grid", "all"):
+        return value
+    if isinstance(value, list) and value:
+        return _distinct([_budget_token(budget) for budget in value])
+    raise ValueError(f"{value!r} is none of grid, all, or a list of label budgets, as in [200]")
+
+
 # A label budget as it stands in file names: "200", "25-per-class", "0.1", "all" or "list-published".
-Budget = Annotated[str, BeforeValidator(_budget_token), WithJsonSchema({"type": ["string", "number"]})]
+BUDGET_SCHEMA = {"type": ["string", "number"]}
+Budget = Annotated[str, BeforeValidator(_budget_token), WithJsonSchema(BUDGET_SCHEMA)]
 Distinct = AfterValidator(_distinct)
+# The budgets of a variant: the data set's, all labels at once, or some of the data set's.
+Budgets = Annotated[
+    str | list[str],
+    BeforeValidator(_some_budgets),
+    WithJsonSchema({"anyOf": [{"enum": ["grid", "all"]}, {"type": "array", "items": BUDGET_SCHEMA, "minItems": 1}]}),
+]
 Options = dict[str, bool | int | float | str | list[str]]  # what a data set's read() accepts
 
 
@@ -109,7 +124,8 @@ class MethodVariant(Closed):
     method: str | None = None  # module in jointdiff.methods or baselines; the variant's own name by default
     base: str | None = None  # another variant, whose entry this one takes over but for what it says itself
     autoencoder: str | None = None  # key of `autoencoders`: diffusion happens in its latents
-    labels: Literal["grid", "all"] = "grid"  # "all": one cell with every training label instead of the budgets
+    # "grid": a cell for each of the data set's budgets, or for those listed; "all": one with every training label.
+    labels: Budgets = "grid"
     generate: bool = False  # draw synthetic images from it
     explain: Annotated[list[Literal["counterfactual", "grad_cam", "random_map", "centre_prior"]], Distinct] = Field(
         default_factory=list
@@ -118,6 +134,12 @@ class MethodVariant(Closed):
     training: dict[str, Any] = Field(default_factory=dict)  # overrides of `training` for this method
     generation: dict[str, Any] = Field(default_factory=dict)  # overrides of `generation`
     explanation: dict[str, Any] = Field(default_factory=dict)  # overrides of `explanation`
+
+    def budgets(self, grid: list[Budget]) -> list[Budget]:
+        """Return those of a data set's budgets with which this variant is trained."""
+        if isinstance(self.labels, str):
+            return ["all"] if self.labels == "all" else grid
+        return [budget for budget in grid if budget in self.labels]
 
 
 class Generation(Closed):
@@ -240,6 +262,9 @@ class Experiment(Closed):
                     f"{key}.steps: {how.steps} reverse steps do not fit below noise_level {how.noise_level}; "
                     "lower the one or raise the other"
                 )
+            for budget in variant.labels if isinstance(variant.labels, list) else []:
+                offered = [other for data in self.datasets.values() for other in data.labels]
+                _known(budget, offered, f"methods.{name}.labels: {budget!r} is a budget of no data set")
             if variant.autoencoder is not None:
                 where = f"methods.{name}.autoencoder: {variant.autoencoder!r} is no key of autoencoders"
                 _known(variant.autoencoder, self.autoencoders, where)
@@ -301,7 +326,7 @@ class Experiment(Closed):
             (dataset, labels, method, seed)
             for dataset, data in self.datasets.items()
             for method, variant in self.methods.items()
-            for labels in (["all"] if variant.labels == "all" else data.labels)
+            for labels in variant.budgets(data.labels)
             for seed in self.seeds
         ]
 

@@ -96,6 +96,7 @@ def test_the_schema_accepts_what_the_types_accept(path: Path) -> None:
         ({"methods": {"fixmatch": {"generate": True}, "f": {"method": "supervised", "labels": "all"}},
           "evaluation": {"extractor": "f"}}, ["methods.fixmatch.generate", "cannot draw", "joint"]),
         ({"methods": {"random": {"explain": ["grad_cam"]}}}, ["methods.random.explain", "cannot explain by grad_cam"]),
+        ({"methods": {"random": {"labels": [40]}}}, ["methods.random.labels", "'40'", "did you mean '50'"]),
         ({"methods": {"joint": {"generate": True}}}, ["evaluation.extractor", "fully_supervised", "labels: all"]),
         ({"methods": {"not a name": {"method": "joint"}}}, ["methods", "'not a name'", "letters"]),
     ],
@@ -130,6 +131,18 @@ def test_a_bad_file_is_named(tmp_path: Path, content: str | None, says: str) -> 
 
 def test_snakemake_keeps_its_own_key() -> None:
     assert parse_experiment(config(pathvars={"results": "elsewhere"})).name == "test"
+
+
+def test_a_variant_may_be_trained_with_some_of_the_budgets() -> None:
+    """For methods that are slow; the others keep the whole grid."""
+    experiment = parse_experiment(
+        config(
+            datasets={"phantom": {"size": 32, "labels": [50, "25 per class"]}},
+            methods={"supervised": {"labels": ["25 per class"]}, "random": {}},
+        )
+    )
+    budgets = [(method, labels) for _, labels, method, _ in experiment.cells()]
+    assert set(budgets) == {("supervised", "25-per-class"), ("random", "50"), ("random", "25-per-class")}
 
 
 def test_cells_are_the_grid_and_full_labels_are_one_budget() -> None:
