@@ -215,6 +215,8 @@ def _draw(found: dict[str, np.ndarray], names: Sequence[str], path: Path, *, tit
         "map:random_map": "random map",
         "map:centre_prior": "centre prior",
     }
+    if not found.get("spread", np.zeros(0)).any():
+        del titles["spread"]  # of a single noise
     pictures: dict[str, list[np.ndarray]] = {key: [] for key in (*titles, "region") if key in found}
     rows: list[str] = []
     for arrays, sign in ((found, ""), (enforced, "+ ")):

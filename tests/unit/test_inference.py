@@ -6,6 +6,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from PIL import Image
 
 from jointdiff.config import ConfigError, Explanation, Generation, Voting
 from jointdiff.data.store import open_store
@@ -132,6 +133,16 @@ def test_counterfactuals_do_not_depend_on_the_batch_size(cells, tmp_path):
         cells, tmp_path, "joint", ["counterfactual"], settings=QUICK.model_copy(update={"batch_size": 5})
     )
     assert np.abs(one["map:counterfactual_control"] - other["map:counterfactual_control"]).max() < 1e-4
+
+
+def test_the_picture_shows_a_spread_only_of_several_noises(cells, tmp_path):
+    widths = []
+    for noises in (1, 2):
+        settings = QUICK.model_copy(update={"noises": noises})
+        run_explain(cells, tmp_path, "joint", ["counterfactual"], settings=settings)
+        with Image.open(tmp_path / "e.png") as picture:
+            widths.append(picture.width)
+    assert widths[0] < widths[1]
 
 
 def test_findings_are_put_into_images_without_them(cells, tmp_path):
