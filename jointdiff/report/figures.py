@@ -189,7 +189,7 @@ def draw_auroc(rows: Scores, order: Sequence[str]) -> Figure:
         axis.set_xlim(-0.35, len(budgets) - 0.65)
         axis.set_ylabel("macro AUROC")
         axis.set_ylim(bottom, min(1.0 + 0.04 * (1.0 - bottom), axis.get_ylim()[1]))
-        axis.text(0.99, 0.02, "\n".join(below), transform=axis.transAxes, ha="right", color="#666666", fontsize=8)
+        axis.set_title("\n".join(below), loc="right", color="#666666", fontsize=8)
     _legend_below(figure, axes)
     return figure
 
