@@ -79,8 +79,8 @@ class Task(ABC):
         """Return probabilities (N, K) from those of each contest, (N, C) each."""
 
     @abstractmethod
-    def condition(self, finding: int, target: float) -> int | None:
-        """Return the condition under which ``finding`` is absent (target 0) or present (1), if there is one."""
+    def conditions_for(self, finding: int, target: float) -> tuple[int, ...]:
+        """Return the conditions under which ``finding`` is absent (target 0) or present (1)."""
 
 
 class OneOfK(Task):
@@ -141,11 +141,9 @@ class OneOfK(Task):
         """Return the one contest's."""
         return chosen[0]
 
-    def condition(self, finding: int, target: float) -> int | None:
-        """Return the class itself; nothing says that an image is of any other class."""
-        if target >= 0.5:
-            return finding
-        return 1 - finding if self.outputs == 2 else None
+    def conditions_for(self, finding: int, target: float) -> tuple[int, ...]:
+        """Return the class itself, or all others."""
+        return tuple(k for k in range(self.outputs) if (k == finding) == (target >= 0.5))
 
 
 class MultiLabel(Task):
@@ -211,9 +209,9 @@ class MultiLabel(Task):
         """Return the probability of each finding's presence."""
         return torch.stack([pair[:, 1] for pair in chosen], dim=1)
 
-    def condition(self, finding: int, target: float) -> int | None:
+    def conditions_for(self, finding: int, target: float) -> tuple[int, ...]:
         """Return the finding's absence or presence."""
-        return 2 * finding + int(target >= 0.5)
+        return (2 * finding + int(target >= 0.5),)
 
 
 def task_for(labels: LabelSpec) -> Task:

@@ -29,12 +29,13 @@ def edit(
     codec: Codec,
     process: Process,
     how: Explanation,
+    plain_calls: int = 1,
 ) -> Counterfactuals:
     """Rebuild images (N, C, H, W) from noise level ``how.noise_level`` with and without guidance.
 
     ``how.noises`` draws run as one batch; edit and control of a draw share their noise, and the mean over draws is
-    returned. ``guide_calls`` is what one call of ``guide`` costs in network evaluations. At the first step the control
-    is what the guide says without guidance, so that it costs nothing.
+    returned. ``guide_calls`` and ``plain_calls`` are what a call of each costs in network evaluations. At the first
+    step the control is what the guide says without guidance, so that it costs nothing.
     """
     codes = codec.encode(images)
     # Inversion is deterministic: another draw would be the same.
@@ -68,7 +69,7 @@ def edit(
         kept = most_changed(edit_mean - control_mean, how.keep)
         edit_mean, control_mean = (torch.where(kept, mean, images) for mean in (edit_mean, control_mean))
     inversion = how.steps if how.start == "inversion" else 0
-    calls = draws * (inversion + how.steps * guide_calls + how.steps - 1)
+    calls = draws * (how.steps * guide_calls + (inversion + how.steps - 1) * plain_calls)
     return Counterfactuals(edit_mean, control_mean, spread, calls)
 
 

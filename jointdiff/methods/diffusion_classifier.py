@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -98,12 +99,14 @@ class DiffusionClassifier(DiffusionMethod):
 
     def losses(self, batch: Batch, views: Views, averaged: DiffusionClassifier) -> Losses:
         """Return the weighted error of the noise estimate, labelled images under their labels, others under none."""
-        labelled, unlabelled = views.weak(batch.labelled), views.flip(batch.unlabelled)
-        codes = self.codes_of(torch.cat([labelled, unlabelled]))
+        # The same views of both: what only labelled images went through, a condition would come to stand for.
+        codes = self.codes_of(views.weak(torch.cat([batch.labelled, batch.unlabelled])))
         conditions = self.task.draw_conditions(batch.labels)
         none = self.task.conditions
         dropped = torch.rand(len(conditions), device=codes.device) < self.settings.label_dropout
-        conditions = torch.cat([conditions.masked_fill(dropped, none), conditions.new_full((len(unlabelled),), none)])
+        conditions = torch.cat(
+            [conditions.masked_fill(dropped, none), conditions.new_full((len(batch.unlabelled),), none)]
+        )
         steps = self.process.steps_at(torch.rand(len(codes), device=codes.device))
         noise = torch.randn_like(codes)
         noisy = self.process.add_noise(codes, noise, steps)
@@ -144,53 +147,63 @@ class DiffusionClassifier(DiffusionMethod):
     def sample(self, labels: Tensor, seeds: Tensor, *, steps: int, sampler: str, guidance: float) -> Tensor:
         """Draw images (N, C, H, W) in [-1, 1] under labels (N, K) by classifier-free guidance (Ho & Salimans 2022).
 
-        ``guidance`` is w in (1 + w) v_c - w v_none; 0 ignores the labels. Several findings add up their differences
-        (Liu et al. 2022, composable diffusion).
+        ``guidance`` is w in c + w (c - rival), where the rival of one class of many is no condition, and that of a
+        finding's presence its absence: the unlabelled images behind "no condition" may differ in more than the finding.
+        Several findings are averaged and their differences added up (Liu et al. 2022, composable diffusion).
+        A ``guidance`` of 0 ignores the labels.
         """
         wanted = self.task.conditions_of(labels)
+        rivals = [self._rivals(asked, contest) for asked, contest in zip(wanted, self.task.contests, strict=True)]
 
         def output(z: Tensor, at: Tensor) -> Tensor:
-            none = torch.full((len(z),), self.task.conditions, device=z.device)
             if guidance == 0.0:
-                return self.net(z, at, none).float()
-            asked = [none, *wanted]
+                return self._told(z, at, [self.task.conditions])
+            asked = [*wanted, *rivals]
             answers = self.net(z.repeat(len(asked), 1, 1, 1), at.repeat(len(asked)), torch.cat(asked)).float()
-            plain, *told = answers.chunk(len(asked))
-            return plain + (1.0 + guidance) * sum(one - plain for one in told)
+            told, otherwise = answers.view(2, len(wanted), *z.shape)
+            return told.mean(0) + guidance * (told - otherwise).sum(0)
 
         return self.draw(seeds, output, steps=steps, sampler=sampler)
 
     def calls_per_step(self, guidance: float) -> int:
-        """Return one call without a condition and, under guidance, one for each finding."""
-        return 1 + len(self.task.contests) if guidance else 1
+        """Return one call without guidance, and two for each contest under it."""
+        return 2 * len(self.task.contests) if guidance else 1
+
+    def _rivals(self, asked: Tensor, contest: tuple[int, ...]) -> Tensor:
+        """Return what conditions (N,) of a contest are held against: the other one of a pair, or no condition."""
+        return sum(contest) - asked if len(contest) == 2 else torch.full_like(asked, self.task.conditions)
+
+    def _told(self, z: Tensor, steps: Tensor, conditions: Sequence[int]) -> Tensor:
+        """Return the mean output for z (N, c, h, w) at steps (N,) under each of some conditions, in one batch."""
+        each = torch.tensor(conditions, device=z.device).repeat_interleave(len(z))
+        answers = self.net(z.repeat(len(conditions), 1, 1, 1), steps.repeat(len(conditions)), each).float()
+        return answers.view(len(conditions), *z.shape).mean(0)
 
     def counterfactual(
         self, images: Tensor, finding: int, target: float, seeds: Tensor, *, how: Explanation
     ) -> Counterfactuals:
         """Rebuild each image with ``finding`` absent (target 0) or present (1), by classifier-free guidance.
 
-        (1 + w) eps_c - w eps_none with the condition c that says so; where none does, as for "any other of ten
-        classes", guidance leads away from the class: (1 + w) eps_none - w eps_class.
+        (1 + w) eps_wanted - w eps_against; the control is eps_against alone. For a finding these are its absence and
+        its presence, for a class the class and the mean over the others. Against no condition, as Favero et al. have
+        it, guidance also exaggerates all that tells labelled from unlabelled images, and loses the place.
         """
-        condition = self.task.condition(finding, target)
-        away = condition is None
-        asked = self.task.condition(finding, 1.0) if condition is None else condition
-        w = how.guidance
+        wanted, against = (self.task.conditions_for(finding, answer) for answer in (target, 1.0 - target))
 
         def plain(z: Tensor, steps: Tensor) -> Tensor:
-            return self.net(z, steps, torch.full((len(z),), self.task.conditions, device=z.device)).float()
+            return self._told(z, steps, against)
 
         def guide(z: Tensor, steps: Tensor) -> tuple[Tensor, Tensor]:
-            both = torch.tensor([self.task.conditions, asked], device=z.device).repeat_interleave(len(z))
-            none, told = self.net(z.repeat(2, 1, 1, 1), steps.repeat(2), both).float().chunk(2)
-            return none, none + (-w if away else 1.0 + w) * (told - none)
+            unguided = plain(z, steps)
+            return unguided, torch.lerp(unguided, self._told(z, steps, wanted), 1.0 + how.guidance)
 
         return edit(
             images,
             seeds,
             plain=plain,
+            plain_calls=len(against),
             guide=guide,
-            guide_calls=2,
+            guide_calls=len(wanted) + len(against),
             codec=self.codec,
             process=self.process,
             how=how,

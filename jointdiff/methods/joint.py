@@ -255,7 +255,7 @@ class JointDiffusion(DiffusionMethod):
 
         ``how.guide`` image: eps' = eps_hat + s s_t grad_{z_t} L, where L is the classification loss of the estimate of
         z_0 (Mediffusion). representation: the estimate is decoded from moved maps, as in sampling. label: a conditional
-        decoder is told that the finding is absent or present, and nothing of the others.
+        decoder is told that the finding is absent or present, and nothing of the others; the control is told the other.
 
         Raises:
             ValueError: ``how.guide`` is label and the decoder is not conditional.
@@ -279,17 +279,28 @@ class JointDiffusion(DiffusionMethod):
             moved = self.unet.decode(self.guide(encoding, goal, scale=how.guidance))
             return plain, torch.lerp(plain, moved, self.settings.guidance_reach)
 
+        def told(encoding: Encoding, presence: float) -> Tensor:
+            labels = torch.full(
+                (len(encoding.embedding), self.task.outputs), torch.nan, device=encoding.embedding.device
+            )
+            labels[:, finding] = presence
+            return self.unet.decode(self._tell(encoding, labels)).float()
+
         def by_label(z: Tensor, steps: Tensor) -> tuple[Tensor, Tensor]:
+            # Held against what was, not against nothing: that stands for images of which nobody is sure.
             encoding = self.unet.encode(z, steps)
-            plain = self.unet.decode(encoding)
-            wanted = torch.full((len(z), self.task.outputs), torch.nan, device=z.device)
-            wanted[:, finding] = target
-            return plain, torch.lerp(plain, self.unet.decode(self._tell(encoding, wanted)), 1.0 + how.guidance)
+            against = told(encoding, 1.0 - target)
+            return against, torch.lerp(against, told(encoding, target), 1.0 + how.guidance)
+
+        def plain(z: Tensor, steps: Tensor) -> Tensor:
+            return (
+                told(self.unet.encode(z, steps), 1.0 - target) if how.guide == "label" else self.unet(z, steps).float()
+            )
 
         return edit(
             images,
             seeds,
-            plain=lambda z, steps: self.unet(z, steps).float(),
+            plain=plain,
             guide={"image": on_image, "representation": on_maps, "label": by_label}[how.guide],
             guide_calls=2,  # the U-Net once, and once more its encoder or its decoder, which is counted as a whole
             codec=self.codec,

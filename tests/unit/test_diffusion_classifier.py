@@ -55,8 +55,8 @@ class Ideal(nn.Module):
         return a * noise - s * clean
 
 
-def ideal(means=(-0.5, 0.0, 0.5, 0.0), **how):
-    method = build(**how)
+def ideal(means=(-0.5, 0.0, 0.5, 0.0), kind="one_of_k", names=("a", "b", "c")):
+    method = build(kind, names)
     method.net = Ideal(method, means)
     return method
 
@@ -203,8 +203,40 @@ def test_a_counterfactual_moves_towards_its_condition_and_its_control_does_not()
     how = Explanation(noise_level=500, steps=6, guidance=1.0)
     absent, present = (method.counterfactual(images, 0, t, torch.arange(20), how=how) for t in (0.0, 1.0))
     assert absent.images.mean() < absent.control.mean() < present.images.mean()
-    torch.testing.assert_close(absent.control, present.control)
+    # The control is rebuilt as what the image was: with the finding where it is taken out, without where it is put in.
+    assert absent.control.mean() > present.control.mean()
     assert absent.calls == 6 * 2 + 5
+
+
+def test_what_only_unlabelled_images_have_is_not_taken_for_a_finding():
+    """No condition stands for them, and these are far brighter: neither edits nor samples of findings may ask it."""
+    method, other = (ideal((-0.5, 0.5, nothing), kind="multi_label", names=("lesion",)) for nothing in (0.0, 5.0))
+    how = Explanation(noise_level=500, steps=6, guidance=1.0)
+    edits = [m.counterfactual(images_of(0.3), 0, 0.0, torch.arange(20), how=how) for m in (method, other)]
+    torch.testing.assert_close(edits[0].images, edits[1].images)
+    labels, plan = torch.tensor([[0.0], [1.0]]).repeat(10, 1), {"steps": 20, "sampler": "ddim", "guidance": 1.0}
+    drawn = [m.sample(labels, torch.arange(20), **plan) for m in (method, other)]
+    torch.testing.assert_close(drawn[0], drawn[1])
+    assert drawn[0][::2].mean() < -0.4 < 0.4 < drawn[0][1::2].mean()
+
+
+def test_labelled_and_unlabelled_images_are_seen_alike():
+    """Shifts of the labelled images alone would be drawn wherever a condition is asked for."""
+    method, asked = build(label_dropout=0.0, unlabelled_ratio=1), {}
+
+    class Spy(nn.Module):
+        def forward(self, z, steps, conditions):
+            asked.update(z=z)
+            return z
+
+    method.net = Spy()
+    method.process.add_noise = lambda codes, noise, steps: codes
+    images = torch.linspace(-1, 1, 64).view(1, 1, 8, 8).repeat(40, 1, 1, 1)
+    batch = Batch(images, torch.eye(3)[torch.arange(40) % 3], images, 0, 10)
+    method.losses(batch, Views(Augmentations(max_shift=0.25)), method)
+    shifted = (asked["z"] != torch.cat([images, images])).flatten(1).any(dim=1)
+    assert shifted[:40].sum() > 30
+    assert shifted[40:].sum() > 30
 
 
 def test_leaving_one_of_many_classes_leads_away_from_it():
@@ -213,8 +245,22 @@ def test_leaving_one_of_many_classes_leads_away_from_it():
     how = Explanation(noise_level=500, steps=6, guidance=1.0)
     left = method.counterfactual(images, 2, 0.0, torch.arange(20), how=how)
     assert left.images.mean() < left.control.mean()
+    assert left.calls == 6 * 3 + 5, "three classes in each step of the edit, the class itself in the control"
+    back = method.counterfactual(images, 2, 1.0, torch.arange(20), how=how)
+    assert back.images.mean() > back.control.mean()
+    assert back.calls == 6 * 3 + 5 * 2, "the control is any of the others"
     pair = ideal((-0.5, 0.5, 0.0), names=("a", "b"))
-    assert pair.task.condition(1, 0.0) == 0, "of two classes, not one is the other"
+    assert pair.task.conditions_for(1, 0.0) == (0,), "of two classes, not one is the other"
+
+
+def test_two_classes_and_one_finding_are_guided_alike():
+    pair, finding = ideal((-0.5, 0.5, 0.0), names=("a", "b")), ideal((-0.5, 0.5, 0.0), "multi_label", ("b",))
+    how = Explanation(noise_level=500, steps=6, guidance=1.0)
+    edits = [m.counterfactual(images_of(0.3), k, 0.0, torch.arange(20), how=how) for m, k in ((pair, 1), (finding, 0))]
+    torch.testing.assert_close(edits[0].images, edits[1].images)
+    plan = {"steps": 20, "sampler": "ddim", "guidance": 1.0}
+    drawn = pair.sample(torch.eye(2)[[1] * 8], torch.arange(8), **plan)
+    torch.testing.assert_close(drawn, finding.sample(torch.ones(8, 1), torch.arange(8), **plan))
 
 
 def test_a_foundation_model_is_tuned_saved_and_read_without_its_pipeline(tmp_path):

@@ -316,8 +316,15 @@ def test_a_conditional_decoder_edits_by_what_it_is_told():
     images, seeds = torch.rand(3, 1, 16, 16) * 2 - 1, torch.arange(3)
     how = Explanation(noise_level=300, steps=3, guidance=2.0, guide="label")
     absent, present = (method.counterfactual(images, 1, target, seeds, how=how) for target in (0.0, 1.0))
-    torch.testing.assert_close(absent.control, present.control)
+    assert not torch.equal(absent.control, present.control), "the control is told what was"
     assert not torch.equal(absent.images, present.images)
+    gentle = how.model_copy(update={"guidance": 0.0})
+    absent, present = (method.counterfactual(images, 1, target, seeds, how=gentle) for target in (0.0, 1.0))
+    torch.testing.assert_close(
+        absent.images, present.control
+    )  # at w = 0 an edit is told no more than the other's control
+    torch.testing.assert_close(present.images, absent.control)
+    present = method.counterfactual(images, 1, 1.0, seeds, how=how)
     other = method.counterfactual(images, 0, 1.0, seeds, how=how)
     assert not torch.equal(other.images, present.images), "nothing is said of the other findings"
     with pytest.raises(ValueError, match="conditional: true"):

@@ -269,9 +269,9 @@ def test_prompts_are_in_the_order_of_the_conditions(labels):
     assert len(prompts) == task.conditions + 1
     assert prompts[-1] == ""
     for finding, name in enumerate(labels.names):
-        assert prompts[task.condition(finding, 1.0)] == f"with {name.replace('_', ' ')}"
+        assert prompts[task.conditions_for(finding, 1.0)[0]] == f"with {name.replace('_', ' ')}"
         if labels.kind == "multi_label":
-            assert prompts[task.condition(finding, 0.0)] == f"without {name.replace('_', ' ')}"
+            assert prompts[task.conditions_for(finding, 0.0)[0]] == f"without {name.replace('_', ' ')}"
 
 
 def test_templates_without_a_label_are_refused():
