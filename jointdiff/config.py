@@ -158,13 +158,13 @@ class Explanation(Closed):
 
     images_per_finding: int = Field(32, ge=1)  # test images with the finding and a region, at most
     healthy_per_finding: int = Field(0, ge=0)  # test images without the finding, into which it is put; 0: none
-    noise_level: int = Field(300, ge=1, le=1000)  # T_c: step of 1000 to which an image is noised
-    steps: int = Field(6, ge=1)  # reverse steps from there
-    guidance: float = Field(3.0, ge=0)  # strength of the edit: s of a gradient, w of classifier-free guidance
+    noise_level: int = Field(120, ge=1, le=1000)  # T_c: step of 1000 to which an image is noised
+    steps: int = Field(2, ge=1)  # reverse steps from there
+    guidance: float = Field(2.0, ge=0)  # strength of the edit: s of a gradient, w of classifier-free guidance
     # What guides: the classifier's gradient on z_t, on the encoder's maps, or what a conditional decoder is told.
     guide: Literal["image", "representation", "label"] = "image"
     start: Literal["noise", "inversion"] = "noise"  # added noise, or DDIM run backwards from the image
-    noises: int = Field(1, ge=1)  # noise draws averaged per image
+    noises: int = Field(5, ge=1)  # noise draws averaged per image
     proximity: float = Field(0.0, ge=0)  # weight of the distance to the image beside the classifier's gradient
     keep: float = Field(1.0, gt=0, le=1)  # share of the pixels that an edit may change, the most changed ones
     batch_size: int = Field(32, ge=1)

@@ -99,7 +99,7 @@ def test_a_generator_draws_and_an_explainer_edits(case):
     if isinstance(method, Explainer):
         images = torch.rand(2, method.data.channels, 16, 16) * 2 - 1
         seeds = torch.tensor([1, 2])
-        how = Explanation(noise_level=300, steps=2, guidance=1.0)
+        how = Explanation(noise_level=300, steps=2, guidance=1.0, noises=1)
         answer = method.counterfactual(images, 0, 0.0, seeds, how=how)
         assert answer.images.shape == answer.control.shape == images.shape
         assert answer.calls <= 25, "the default setting costs at most 25 network evaluations"

@@ -25,7 +25,7 @@ DATA = DataInfo(
     augmentations=Augmentations(), samples=1, digest="", has_regions=False,
 )  # fmt: skip
 CLASSES = replace(DATA, labels=LabelSpec("one_of_k", ("cat", "dog", "frog")), channels=3, resize="centre_crop")
-VOTING, HOW = Voting(trials=5), Explanation(steps=2)
+VOTING, HOW = Voting(trials=5), Explanation(steps=2, noises=1)
 
 
 @pytest.fixture

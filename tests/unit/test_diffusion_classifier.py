@@ -200,7 +200,7 @@ def test_samples_of_the_ideal_network_have_the_mean_of_their_class(guidance):
 def test_a_counterfactual_moves_towards_its_condition_and_its_control_does_not():
     method = ideal((-0.5, 0.5, 0.0), kind="multi_label", names=("lesion",))
     images = images_of(0.3)
-    how = Explanation(noise_level=500, steps=6, guidance=1.0)
+    how = Explanation(noise_level=500, steps=6, guidance=1.0, noises=1)
     absent, present = (method.counterfactual(images, 0, t, torch.arange(20), how=how) for t in (0.0, 1.0))
     assert absent.images.mean() < absent.control.mean() < present.images.mean()
     # The control is rebuilt as what the image was: with the finding where it is taken out, without where it is put in.
@@ -211,7 +211,7 @@ def test_a_counterfactual_moves_towards_its_condition_and_its_control_does_not()
 def test_what_only_unlabelled_images_have_is_not_taken_for_a_finding():
     """No condition stands for them, and these are far brighter: neither edits nor samples of findings may ask it."""
     method, other = (ideal((-0.5, 0.5, nothing), kind="multi_label", names=("lesion",)) for nothing in (0.0, 5.0))
-    how = Explanation(noise_level=500, steps=6, guidance=1.0)
+    how = Explanation(noise_level=500, steps=6, guidance=1.0, noises=1)
     edits = [m.counterfactual(images_of(0.3), 0, 0.0, torch.arange(20), how=how) for m in (method, other)]
     torch.testing.assert_close(edits[0].images, edits[1].images)
     labels, plan = torch.tensor([[0.0], [1.0]]).repeat(10, 1), {"steps": 20, "sampler": "ddim", "guidance": 1.0}
@@ -242,7 +242,7 @@ def test_labelled_and_unlabelled_images_are_seen_alike():
 def test_leaving_one_of_many_classes_leads_away_from_it():
     method = ideal((-0.5, 0.0, 0.5, 0.0))
     images = images_of(0.4)
-    how = Explanation(noise_level=500, steps=6, guidance=1.0)
+    how = Explanation(noise_level=500, steps=6, guidance=1.0, noises=1)
     left = method.counterfactual(images, 2, 0.0, torch.arange(20), how=how)
     assert left.images.mean() < left.control.mean()
     assert left.calls == 6 * 3 + 5, "three classes in each step of the edit, the class itself in the control"
@@ -255,7 +255,7 @@ def test_leaving_one_of_many_classes_leads_away_from_it():
 
 def test_two_classes_and_one_finding_are_guided_alike():
     pair, finding = ideal((-0.5, 0.5, 0.0), names=("a", "b")), ideal((-0.5, 0.5, 0.0), "multi_label", ("b",))
-    how = Explanation(noise_level=500, steps=6, guidance=1.0)
+    how = Explanation(noise_level=500, steps=6, guidance=1.0, noises=1)
     edits = [m.counterfactual(images_of(0.3), k, 0.0, torch.arange(20), how=how) for m, k in ((pair, 1), (finding, 0))]
     torch.testing.assert_close(edits[0].images, edits[1].images)
     plan = {"steps": 20, "sampler": "ddim", "guidance": 1.0}

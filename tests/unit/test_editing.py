@@ -116,8 +116,8 @@ def test_inversion_leads_back_to_the_image(process):
 
 
 def test_inversion_keeps_more_of_the_image_than_noise_does():
-    by_noise, _ = run(Explanation(noise_level=500, steps=20))
-    by_inversion, _ = run(Explanation(noise_level=500, steps=20, start="inversion"))
+    by_noise, _ = run(Explanation(noise_level=500, steps=20, noises=1))
+    by_inversion, _ = run(Explanation(noise_level=500, steps=20, start="inversion", noises=1))
     lost = [(found.control - IMAGES).abs().mean().item() for found in (by_noise, by_inversion)]
     assert lost[1] < 0.5 * lost[0]
 
@@ -133,16 +133,16 @@ def test_the_proximal_step_minimises_its_objective():
 
 
 def test_proximity_leaves_more_pixels_as_they_were():
-    free, _ = run(Explanation(noise_level=300, steps=4), shift=0.5)
-    tied, _ = run(Explanation(noise_level=300, steps=4, proximity=0.2), shift=0.5)
+    free, _ = run(Explanation(noise_level=300, steps=4, noises=1), shift=0.5)
+    tied, _ = run(Explanation(noise_level=300, steps=4, proximity=0.2, noises=1), shift=0.5)
     assert (tied.images - IMAGES).abs().mean() < (free.images - IMAGES).abs().mean()
     assert ((tied.images - IMAGES).abs() < 1e-5).float().mean() > ((free.images - IMAGES).abs() < 1e-5).float().mean()
 
 
 def test_only_the_most_changed_pixels_are_kept():
     shift = torch.rand(1, 1, 8, 8, generator=torch.Generator().manual_seed(1))
-    found, _ = run(Explanation(noise_level=300, steps=4, keep=0.25), shift=shift)
-    everywhere, _ = run(Explanation(noise_level=300, steps=4), shift=shift)
+    found, _ = run(Explanation(noise_level=300, steps=4, keep=0.25, noises=1), shift=shift)
+    everywhere, _ = run(Explanation(noise_level=300, steps=4, noises=1), shift=shift)
     kept = most_changed(everywhere.images - everywhere.control, 0.25)
     assert (kept.sum((1, 2, 3)) == 16).all()
     assert torch.equal(found.images, torch.where(kept, everywhere.images, IMAGES))

@@ -142,9 +142,13 @@ def test_without_guidance_labels_do_not_matter():
 def test_counterfactual_moves_the_finding_towards_its_target(kind, target):
     method = build(kind)
     images, seeds = torch.rand(4, 1, 16, 16) * 2 - 1, torch.arange(4)
-    plain = method.counterfactual(images, 1, target, seeds, how=Explanation(noise_level=300, steps=4, guidance=0.0))
+    plain = method.counterfactual(
+        images, 1, target, seeds, how=Explanation(noise_level=300, steps=4, guidance=0.0, noises=1)
+    )
     torch.testing.assert_close(plain.images, plain.control)
-    edited = method.counterfactual(images, 1, target, seeds, how=Explanation(noise_level=300, steps=4, guidance=20.0))
+    edited = method.counterfactual(
+        images, 1, target, seeds, how=Explanation(noise_level=300, steps=4, guidance=20.0, noises=1)
+    )
     torch.testing.assert_close(edited.control, plain.control)
     before, after = (method.task.finding_loss(method.logits(x), 1, target) for x in (edited.control, edited.images))
     assert (after < before).all()
@@ -155,7 +159,7 @@ def test_counterfactual_step_is_that_of_finite_differences():
     """One DDIM step from t to 0 gives z_0' = (z_t - s_t eps') / a_t, so edit - control = -s (s_t^2 / a_t) dL/dz_t."""
     method = build()
     images, seeds, guidance = torch.rand(1, 1, 16, 16) * 0.2, torch.tensor([4]), 5.0
-    process, how = method.process, Explanation(noise_level=50, steps=1, guidance=guidance)
+    process, how = method.process, Explanation(noise_level=50, steps=1, guidance=guidance, noises=1)
     t = torch.tensor([49])
     drawn = torch.tensor([derive(4, "noise", 0)])
     z = process.add_noise(images, noise_for(drawn, (1, 16, 16)), t)
@@ -293,7 +297,7 @@ def test_counterfactuals_follow_either_guide(guide):
     method = build("multi_label", classifier_input="both")
     images, seeds = torch.rand(4, 1, 16, 16) * 2 - 1, torch.arange(4)
     strength = {"image": 20.0, "representation": 2000.0}[guide]
-    how = Explanation(noise_level=300, steps=4, guidance=strength, guide=guide)
+    how = Explanation(noise_level=300, steps=4, guidance=strength, guide=guide, noises=1)
     edited = method.counterfactual(images, 1, 1.0, seeds, how=how)
     plain = method.counterfactual(images, 1, 1.0, seeds, how=how.model_copy(update={"guidance": 0.0}))
     torch.testing.assert_close(plain.images, plain.control)
@@ -314,7 +318,7 @@ def test_a_conditional_decoder_edits_by_what_it_is_told():
     with torch.no_grad():
         method.told.weight.normal_()
     images, seeds = torch.rand(3, 1, 16, 16) * 2 - 1, torch.arange(3)
-    how = Explanation(noise_level=300, steps=3, guidance=2.0, guide="label")
+    how = Explanation(noise_level=300, steps=3, guidance=2.0, guide="label", noises=1)
     absent, present = (method.counterfactual(images, 1, target, seeds, how=how) for target in (0.0, 1.0))
     assert not torch.equal(absent.control, present.control), "the control is told what was"
     assert not torch.equal(absent.images, present.images)
