@@ -213,7 +213,7 @@ def test_a_variant_says_what_it_changes_of_its_base() -> None:
         },
         "mediffusion": {
             "base": "joint",
-            "changes": {"autoencoder": [None, "kl"], "explanation.guidance": [3.0, 1.0]},
+            "changes": {"autoencoder": [None, "kl"], "explanation.guidance": [2.0, 1.0]},
         },
     }
     again = parse_experiment(experiment.model_dump(mode="json"))  # as Snakemake hands it on
