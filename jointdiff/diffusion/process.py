@@ -81,6 +81,17 @@ class Process(ABC):
         a, s = self.scales(steps)
         return (noisy - s * noise) / a
 
+    def target(self, clean: Tensor, noise: Tensor, steps: Tensor) -> Tensor:
+        """Return what a network's output should be: the noise, or v = a eps - s z_0 (Salimans & Ho 2022)."""
+        if self.prediction == "epsilon":
+            return noise
+        a, s = self.scales(steps)
+        return a * noise - s * clean
+
+    def with_more_noise(self, output: Tensor, more: Tensor, steps: Tensor) -> Tensor:
+        """Return the output that stands for a noise estimate larger by ``more``."""
+        return output + (more if self.prediction == "epsilon" else more / self.scales(steps)[0])
+
     def noise_from(self, output: Tensor, noisy: Tensor, steps: Tensor) -> Tensor:
         """Return the noise estimate that a network's output stands for."""
         if self.prediction == "epsilon":

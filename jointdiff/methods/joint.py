@@ -51,6 +51,9 @@ class JointDiffusion(DiffusionMethod):
         # a near one, its effect enlarged, asks as strongly and leaves the images in order.
         guidance_reach: float = 1.0
         noise_schedule: Literal["linear", "cosine"] = "linear"
+        # What the U-Net says: the noise, as in the paper, or v, which weighs all noise levels alike. Near pure noise,
+        # the noise hardly says what the image is, so that a short training draws it too grey.
+        prediction: Literal["noise", "v"] = "noise"
         classification_weight: float = 0.001  # w
         classification_warmup: float = 0.0  # share of the training over which w grows from 0
         classification_every: int = 1  # steps from one with the classification term to the next
@@ -95,7 +98,11 @@ class JointDiffusion(DiffusionMethod):
             pooling=settings.pooling,
             dropout=settings.head_dropout,
         )
-        self.process = DiscreteProcess(settings.noise_schedule, clip=self.codec.bounded)
+        self.process = DiscreteProcess(
+            settings.noise_schedule,
+            prediction="v" if settings.prediction == "v" else "epsilon",
+            clip=self.codec.bounded,
+        )
         if settings.conditional:
             # Presence and absence of each finding: what is unknown adds nothing, and nothing known is no condition.
             self.told = nn.Linear(2 * self.task.outputs, self.unet.embedding_width, bias=False)
@@ -127,13 +134,14 @@ class JointDiffusion(DiffusionMethod):
             parts, at = [*parts, self.codes_of(views.strong(batch.unlabelled))], [*at, torch.zeros_like(steps)]
         nothing = codes[:0]
         asked = consistent or self.settings.conditional
-        target, trusted = self._pseudo_labels(codes, averaged) if asked else (nothing, nothing)
+        answers, trusted = self._pseudo_labels(codes, averaged) if asked else (nothing, nothing)
 
         encodings = self.unet.encode(torch.cat(parts), torch.cat(at)).split(*map(len, parts))
         decoded = encodings[0]
         if self.settings.conditional:
-            decoded = self._tell(decoded, self._drop(torch.where(trusted > 0.5, target, torch.nan)))
-        terms = {"denoising": (self.unet.decode(decoded).float() - noise).square().mean()}
+            decoded = self._tell(decoded, self._drop(torch.where(trusted > 0.5, answers, torch.nan)))
+        target = self.process.target(codes, noise, steps)
+        terms = {"denoising": (self.unet.decode(decoded).float() - target).square().mean()}
         weight = self._weight(batch.progress)
         if classified:
             terms["classification"] = weight * self.task.labelled_loss(self.classify(encodings[1]), labels).mean()
@@ -142,7 +150,7 @@ class JointDiffusion(DiffusionMethod):
                 # At less than half of the variance left, a finding may be gone: nothing should be said of it.
                 trusted = trusted * (self.process.signal(steps) >= 0.5)[:, None]
             logits = self.classify(encodings[2] if strong else encodings[0])
-            agreement = self.task.loss(logits, target, trusted).mean()
+            agreement = self.task.loss(logits, answers, trusted).mean()
             terms["consistency"] = weight * self.settings.consistency_weight * agreement
         return terms
 
@@ -225,7 +233,7 @@ class JointDiffusion(DiffusionMethod):
         return 2 if guidance and twice else 1
 
     def _guided(self, encoding: Encoding, loss: Any, *, scale: float) -> tuple[Tensor, Tensor]:
-        """Return the noise estimates of an encoding, as it is (where that is needed) and guided."""
+        """Return the U-Net's outputs of an encoding, as it is (where that is needed) and guided."""
         if scale == 0.0:
             plain = self.unet.decode(encoding)
             return plain, plain
@@ -267,11 +275,12 @@ class JointDiffusion(DiffusionMethod):
         def on_image(z: Tensor, steps: Tensor) -> tuple[Tensor, Tensor]:
             with torch.enable_grad():
                 z = z.detach().requires_grad_()
-                noise = self.unet(z, steps).float()
-                clean = self.process.clipped(self.process.remove_noise(z, noise, steps))
+                output = self.unet(z, steps).float()
+                clean = self.process.estimate(output, z, steps).clean
                 (gradient,) = torch.autograd.grad(goal(self.logits(clean)).sum(), z)
             _, s = self.process.scales(steps)
-            return noise.detach(), noise.detach() + how.guidance * s * gradient
+            plain = output.detach()
+            return plain, self.process.with_more_noise(plain, how.guidance * s * gradient, steps)
 
         def on_maps(z: Tensor, steps: Tensor) -> tuple[Tensor, Tensor]:
             encoding = self.unet.encode(z, steps)

@@ -37,6 +37,7 @@ def test_velocity_equals_that_of_diffusers(schedule):
     process = DiscreteProcess(schedule, prediction="v", clip=False)
     clean, noise, steps = torch.randn(3, 1, 4, 4), torch.randn(3, 1, 4, 4), torch.tensor([3, 400, 998])
     velocity = DDPMScheduler(**SCHEDULES[schedule]).get_velocity(clean, noise, steps)
+    torch.testing.assert_close(process.target(clean, noise, steps), velocity)
     noisy = process.add_noise(clean, noise, steps)
     estimate = process.estimate(velocity, noisy, steps)
     torch.testing.assert_close(estimate.clean, clean, atol=1e-5, rtol=1e-5)
@@ -144,6 +145,14 @@ def test_estimates_from_velocity_and_from_noise_agree(process):
     one, other = by_noise.estimate(noise, noisy, steps), by_velocity.estimate(a * noise - s * clean, noisy, steps)
     torch.testing.assert_close(one.clean, other.clean, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(one.noise, other.noise, atol=1e-4, rtol=1e-4)
+
+
+def test_more_noise_is_that_much_more(prediction):
+    process = DiscreteProcess(prediction=prediction, clip=False)
+    output, noisy, more = torch.randn(3, 3, 1, 4, 4)
+    steps = torch.tensor([3, 400, 800])
+    found = process.noise_from(process.with_more_noise(output, more, steps), noisy, steps)
+    torch.testing.assert_close(found, process.noise_from(output, noisy, steps) + more, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("sampler", ["ddim", "dpm++"])

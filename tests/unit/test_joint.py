@@ -3,6 +3,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from diffusers import DDIMPipeline
 
 from jointdiff.config import Explanation
 from jointdiff.data.augment import Views
@@ -10,7 +11,9 @@ from jointdiff.data.source import Augmentations, DataInfo, LabelSpec
 from jointdiff.diffusion.process import STEPS, noise_for
 from jointdiff.method import Batch
 from jointdiff.methods.joint import JointDiffusion
+from jointdiff.models import save_model
 from jointdiff.seeding import derive
+from tests.tiny import SMALL, tiny_run
 
 KINDS = {"one_of_k": ("a", "b", "c"), "multi_label": ("a", "b")}
 
@@ -155,9 +158,10 @@ def test_counterfactual_moves_the_finding_towards_its_target(kind, target):
     assert edited.calls == 4 * 2 + 3, "the first control is a by-product"
 
 
-def test_counterfactual_step_is_that_of_finite_differences():
+@pytest.mark.parametrize("prediction", ["noise", "v"])
+def test_counterfactual_step_is_that_of_finite_differences(prediction):
     """One DDIM step from t to 0 gives z_0' = (z_t - s_t eps') / a_t, so edit - control = -s (s_t^2 / a_t) dL/dz_t."""
-    method = build()
+    method = build(prediction=prediction)
     images, seeds, guidance = torch.rand(1, 1, 16, 16) * 0.2, torch.tensor([4]), 5.0
     process, how = method.process, Explanation(noise_level=50, steps=1, guidance=guidance, noises=1)
     t = torch.tensor([49])
@@ -165,7 +169,7 @@ def test_counterfactual_step_is_that_of_finite_differences():
     z = process.add_noise(images, noise_for(drawn, (1, 16, 16)), t)
 
     def loss(noisy):
-        clean = process.remove_noise(noisy, method.unet.decode(method.unet.encode(noisy, t)), t).clamp(-1, 1)
+        clean = process.estimate(method.unet(noisy, t), noisy, t).clean
         return method.task.finding_loss(method.logits(clean), 0, 0.0).sum().item()
 
     answer = method.counterfactual(images, 0, 0.0, seeds, how=how)
@@ -173,7 +177,7 @@ def test_counterfactual_step_is_that_of_finite_differences():
     gradient = (answer.control - answer.images) * a / (guidance * s**2)
     direction = gradient / gradient.norm()
     with torch.no_grad():
-        slope = (loss(z + 0.02 * direction) - loss(z - 0.02 * direction)) / 0.04
+        slope = (loss(z + 0.005 * direction) - loss(z - 0.005 * direction)) / 0.01
     assert gradient.norm().item() == pytest.approx(slope, rel=0.03)
 
 
@@ -302,6 +306,31 @@ def test_counterfactuals_follow_either_guide(guide):
     plain = method.counterfactual(images, 1, 1.0, seeds, how=how.model_copy(update={"guidance": 0.0}))
     torch.testing.assert_close(plain.images, plain.control)
     assert not torch.equal(edited.images, edited.control)
+
+
+def test_velocity_is_learnt_and_drawn_from(tmp_path):
+    """The loss is 0 for v itself, and diffusers' own pipeline draws the same images from the saved folder."""
+    method = build(prediction="v", classification_weight=0.0)
+    seen, views = batch(method), Views(method.data.augmentations)
+    torch.manual_seed(3)
+    steps, noise = torch.randint(STEPS, (6,)), torch.randn_like(seen.unlabelled)
+    a, s = method.process.scales(steps)
+    torch.manual_seed(3)
+    method.unet.decode = lambda encoding: a * noise - s * seen.unlabelled
+    assert method.losses(seen, views, method)["denoising"] == 0
+
+    method = build(prediction="v")
+    save_model(method, tmp_path / "model", run=tiny_run("joint", settings={**SMALL["joint"], "prediction": "v"}))
+    pipeline = DDIMPipeline.from_pretrained(tmp_path / "model")
+    pipeline.set_progress_bar_config(disable=True)
+    seeds = torch.tensor([5])
+    ours = method.sample(torch.zeros(1, 2), seeds, steps=4, sampler="ddim", guidance=0.0)
+    start = noise_for(seeds, (1, 16, 16))
+    pipeline.scheduler.set_timesteps(4)
+    with torch.no_grad():
+        for t in pipeline.scheduler.timesteps:
+            start = pipeline.scheduler.step(pipeline.unet(start, t).sample, t, start).prev_sample
+    torch.testing.assert_close(start.clamp(-1, 1), ours, atol=1e-4, rtol=1e-3)
 
 
 def test_wavelets_are_another_space_for_the_same_method():
