@@ -301,16 +301,23 @@ class JointDiffusion(DiffusionMethod):
             against = told(encoding, 1.0 - target)
             return against, torch.lerp(against, told(encoding, target), 1.0 + how.guidance)
 
-        def plain(z: Tensor, steps: Tensor) -> Tensor:
-            return (
-                told(self.unet.encode(z, steps), 1.0 - target) if how.guide == "label" else self.unet(z, steps).float()
-            )
+        def untold(z: Tensor, steps: Tensor) -> Tensor:
+            return self.unet(z, steps).float()
 
+        def told_otherwise(z: Tensor, steps: Tensor) -> Tensor:
+            return told(self.unet.encode(z, steps), 1.0 - target)
+
+        guides = {
+            "image": (on_image, untold),
+            "representation": (on_maps, untold),
+            "label": (by_label, told_otherwise),
+        }
+        guide, plain = guides[how.guide]
         return edit(
             images,
             seeds,
             plain=plain,
-            guide={"image": on_image, "representation": on_maps, "label": by_label}[how.guide],
+            guide=guide,
             guide_calls=2,  # the U-Net once, and once more its encoder or its decoder, which is counted as a whole
             codec=self.codec,
             process=self.process,

@@ -353,9 +353,8 @@ def test_a_conditional_decoder_edits_by_what_it_is_told():
     assert not torch.equal(absent.images, present.images)
     gentle = how.model_copy(update={"guidance": 0.0})
     absent, present = (method.counterfactual(images, 1, target, seeds, how=gentle) for target in (0.0, 1.0))
-    torch.testing.assert_close(
-        absent.images, present.control
-    )  # at w = 0 an edit is told no more than the other's control
+    # At w = 0 an edit is told no more than the other's control.
+    torch.testing.assert_close(absent.images, present.control)
     torch.testing.assert_close(present.images, absent.control)
     present = method.counterfactual(images, 1, 1.0, seeds, how=how)
     other = method.counterfactual(images, 0, 1.0, seeds, how=how)
