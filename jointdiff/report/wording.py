@@ -7,7 +7,7 @@ import unicodedata
 from typing import Any
 
 CONTROLS = ("random", "class_prior", "fully_supervised")  # set apart: they say where floor and ceiling are
-
+CONTROL_MAPS = ("random_map", "centre_prior")  # that know nothing of the image
 RULES = ("majority", "mean", "race")  # of votes, in the order of tables and legends
 
 _METHODS = {

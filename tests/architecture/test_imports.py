@@ -69,7 +69,7 @@ def test_rooms_know_the_contract_and_no_method(room: str) -> None:
         assert not names(path, "jointdiff.methods"), short(path)
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "jointdiff" / "report").glob("*.py")), ids=short)
+@pytest.mark.parametrize("path", sorted((ROOT / "jointdiff" / "report").rglob("*.py")), ids=short)
 def test_the_report_reads_rows_and_needs_no_torch(path: Path) -> None:
     heavy = (
         "torch",

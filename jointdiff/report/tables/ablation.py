@@ -8,10 +8,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from jointdiff.report.layout import Cell, Column, Line, Section, Table, cell_of, digits_of, paged
-from jointdiff.report.statistics import Cells, Comparison, Scores, Summary, compare_with_base, enough_draws
+from jointdiff.report.statistics import Comparison, Scores, Summary, compare_with_base, enough_draws
+from jointdiff.report.tables._evidence import Changes, Evidence
 from jointdiff.report.wording import budget_name, change_name, dataset_name, method_name
-
-Changes = Mapping[str, Mapping[str, Any]]  # {variant: {"base": name, "changes": {key: [old, new]}}}
 
 MAX_NAME = 60  # letters of a line's name: more changes become a footnote
 CLASSIFICATION = {"auroc": "Macro AUROC", "accuracy": "Accuracy"}
@@ -27,8 +26,9 @@ class Block:
     variants: tuple[str, ...]
 
 
-def ablation_tables(rows: Scores, changes: Changes, cells: Cells, *, draws: int, alpha: float) -> Iterator[Table]:
+def ablation_tables(evidence: Evidence) -> Iterator[Table]:
     """Yield, for each data set, every variant beside its base: classification, and images where any are drawn."""
+    rows, changes, alpha = evidence.rows, evidence.changes, evidence.alpha
     for dataset in rows.distinct("dataset"):
         blocks = _blocks(rows, dataset, changes)
         if not blocks:
@@ -38,12 +38,12 @@ def ablation_tables(rows: Scores, changes: Changes, cells: Cells, *, draws: int,
             families.setdefault(block.labels, {}).update(dict.fromkeys(block.variants, block.base))
         compared = {
             (labels, metric): compare_with_base(
-                cells.get((dataset, labels), {}), metric, bases=bases, draws=draws, alpha=alpha
+                evidence.cells.get((dataset, labels), {}), metric, bases=bases, draws=evidence.draws, alpha=alpha
             )
             for labels, bases in families.items()
             for metric in CLASSIFICATION
         }
-        drawn = enough_draws(draws, methods=max(map(len, families.values())), alpha=alpha)
+        drawn = enough_draws(evidence.draws, methods=max(map(len, families.values())), alpha=alpha)
         spread = ", in brackets the standard deviation in units of the last digit"
         caption = (
             f"What the parts are worth on {dataset_name(dataset)}: the base first, below it what each variant changes "

@@ -10,15 +10,17 @@ import numpy as np
 
 from jointdiff.evaluate.classification import Predictions
 from jointdiff.report.layout import Cell, Column, Line, Section, Table, cell_of, over, paged, rank
-from jointdiff.report.statistics import Cells, Scores, Summary, over_seeds, risk_at
+from jointdiff.report.statistics import Scores, Summary, over_seeds, risk_at
+from jointdiff.report.tables._evidence import Evidence
 from jointdiff.report.wording import RULES, budget_name, dataset_name, method_name, rule_name
 
 SHOWN_TRIALS = (1, 5, 25, 101, 501)  # of those that are scored, and the last one
 SUREST = 0.8  # share of the cases that is kept where the least sure ones are dropped
 
 
-def votes_tables(rows: Scores, order: Sequence[str], cells: Cells) -> Iterator[Table]:
+def votes_tables(evidence: Evidence) -> Iterator[Table]:
     """Yield, for each data set, what the votes of diffusion classifiers give and take, by rule and number of trials."""
+    rows = evidence.rows
     columns = (
         Column("Accuracy", "vote_accuracy"),
         Column("Macro AUROC", "vote_auroc"),
@@ -29,9 +31,9 @@ def votes_tables(rows: Scores, order: Sequence[str], cells: Cells) -> Iterator[T
     )
     for dataset in rows.distinct("dataset", metric="vote_calls"):
         sections = []
-        for method in rows.methods(dataset, "vote_calls", order):
+        for method in rows.methods(dataset, "vote_calls", evidence.order):
             for labels in rows.distinct("labels", dataset=dataset, method=method, metric="vote_calls"):
-                own = [c for (m, _), c in sorted(cells.get((dataset, labels), {}).items()) if m == method]
+                own = [c for (m, _), c in sorted(evidence.cells.get((dataset, labels), {}).items()) if m == method]
                 sections.append(rank(_votes_section(rows, dataset, labels, method, own), columns))
         shown = [c for c in range(len(columns)) if any(not s.cells[c].empty for sec in sections for s in sec.lines)]
         for page, part in enumerate(paged(sections)):

@@ -1,0 +1,116 @@
+"""Table 5: do counterfactuals convince, and what do they change?"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+from jointdiff.evaluate.scores import MACRO
+from jointdiff.report.layout import Cell, Column, Line, Section, Table, cell_of, over, paged, rank
+from jointdiff.report.statistics import Scores
+from jointdiff.report.tables._evidence import Evidence, name_beside
+from jointdiff.report.wording import budget_name, dataset_name, sentence
+
+# Counterfactual quality in two tables: does the edit convince, and how much does it take?
+EDITS = (
+    (
+        "",
+        "Do the edits convince?",
+        (
+            Column("own", "flip_rate", "Removed", digits=2),
+            Column("judge", "judge_flip_rate", "Removed", digits=2),
+            Column("control", "control_flip_rate", "Removed", digits=2, ranked=False),
+            Column("before", "probability_before", "Probability", digits=2, ranked=False),
+            Column("after", "probability_after", "Probability", digits=2, ranked=False),
+            Column("own", "enforce_rate", "Enforced", digits=2),
+            Column("judge", "judge_enforce_rate", "Enforced", digits=2),
+            Column("control", "control_enforce_rate", "Enforced", digits=2, ranked=False),
+            Column("own", "side_effect", "Side effect", ranked=False),
+            Column("judge", "judge_side_effect", "Side effect", ranked=False),
+        ),
+        "Removed: of the images in which the finding was seen (probability at least .5), the share in which it is not "
+        "seen after it was taken out, by the model itself (own) and by an independent judge; control: the same by the "
+        "judge for the image rebuilt without an edit, which is what reconstruction alone loses. Probability: what the "
+        "model itself gives the finding before and after. Enforced: of the images without the finding in which it was "
+        "not seen, the share in which it is seen after it was put in. Side effect: mean change of the probabilities of "
+        "the other findings when one is taken out. Best in bold, second underlined.",
+    ),
+    (
+        "-size",
+        "How much do the edits change?",
+        (
+            Column("Proximity", "proximity", unit="%", digits=2, ranked=False),
+            Column("Edit size", "edit_size", unit="%", digits=2, ranked=False),
+            Column("Sparsity", "sparsity", ranked=False),
+            Column("Spread", "spread", unit="%", digits=2, ranked=False),
+            Column("Calls", "calls_per_counterfactual", digits=0, ranked=False),
+        ),
+        "Of the images from which the finding was taken out. Proximity: mean absolute difference of the edited from "
+        "the original image, in percent of the pixel range; edit size: that from the image rebuilt without an edit, so "
+        "without what reconstruction alone changes; sparsity: share of the pixels in which these two differ by more "
+        "than 5 % of the range; spread: mean standard deviation of the edit over draws of noise, 0 for a single draw; "
+        "calls: of the network, for one edit with its control. Nothing is ranked: what changes nothing changes least, "
+        "so that a small number speaks for an edit only if the edit convinces.",
+    ),
+)
+
+
+def counterfactual_tables(evidence: Evidence) -> Iterator[Table]:
+    """Yield, for each data set and budget, whether counterfactuals convince, and what they change."""
+    rows = evidence.rows
+    for dataset in rows.distinct("dataset"):
+        every = rows.distinct("labels", dataset=dataset, metric="proximity")
+        findings = rows.findings(dataset, "proximity")
+        if len(findings) > 2:
+            findings = [MACRO, *(finding for finding in findings if finding != MACRO)]
+        else:  # of one finding the mean is the finding's
+            findings = findings[:1]
+        seeds = rows.distinct_seeds(dataset)
+        spread = ", in brackets their standard deviation in units of the last digit" if seeds > 1 else ""
+        for budget in [labels for labels in every if labels != "all"] or every:
+            for suffix, question, plan, explained in EDITS:
+                table = _edits_table(rows, dataset, budget, findings, plan, evidence.order)
+                for page, part in enumerate(paged(table.sections)):
+                    yield replace(
+                        table,
+                        label=f"counterfactual-{dataset}-{budget}{suffix}" + (f"-{page + 1}" if page else ""),
+                        caption=(
+                            f"{question} Counterfactuals on {dataset_name(dataset)}, {budget_name(budget)}"
+                            f"{', continued' if page else ''}: mean{over(seeds, spread=False)}{spread}. {explained}"
+                        ),
+                        sections=tuple(part),
+                    )
+
+
+def _edits_table(
+    rows: Scores, dataset: str, budget: str, findings: Sequence[str], plan: Sequence[Column], order: Sequence[str]
+) -> Table:
+    """Lay out the columns of which there are scores; methods that used all labels stand beside every budget."""
+    standing = [
+        (method, labels)
+        for method in rows.methods(dataset, "proximity", order)
+        for labels in dict.fromkeys((budget, "all"))
+        if rows.places(dataset, labels, method, "proximity")
+    ]
+    columns = tuple(
+        column
+        for column in plan
+        if any(rows.places(dataset, labels, method, column.metric) for method, labels in standing)
+    )
+    sections = []
+    for finding in findings:
+        lines = []
+        for method, labels in standing:
+            name = name_beside(method, labels, budget=budget)
+            cells = tuple(_edits_cell(rows, dataset, labels, method, column.metric, finding) for column in columns)
+            lines.append(Line(name, cells, competes=labels == budget))
+        title = "All findings (macro)" if finding == MACRO else sentence(finding)
+        sections.append(rank(Section(title, tuple(lines)), columns))
+    return Table("", "", "Method", columns, tuple(sections), compact=True)
+
+
+def _edits_cell(rows: Scores, dataset: str, labels: str, method: str, metric: str, finding: str) -> Cell:
+    if metric.startswith("calls"):  # the same for every finding and seed
+        return Cell(replace(rows.summary(dataset, labels, method, metric), sd=math.nan))
+    return cell_of(rows.summary(dataset, labels, method, metric, finding=finding, map="counterfactual"))
