@@ -8,17 +8,12 @@ import pytest
 from made_results import make_results
 
 from jointdiff.evaluate.scores import Identity, format_protocol, read_rows, score_row, write_rows
-from jointdiff.report.figures import (
-    FIGURES,
-    FORMATS,
-    PALETTE,
-    colours,
-    draw_figures,
-    draw_risk,
-    draw_votes,
-    read_curves,
-    reliability,
-)
+from jointdiff.report.evidence import Evidence, read_curves
+from jointdiff.report.figures import FIGURES, FORMATS, draw_figures
+from jointdiff.report.figures._drawing import PALETTE, colours
+from jointdiff.report.figures.reliability import reliability
+from jointdiff.report.figures.risk import draw_risk
+from jointdiff.report.figures.votes import draw_votes
 from jointdiff.report.statistics import Scores, read_cells
 
 
@@ -79,7 +74,7 @@ def test_reliability_is_mean_probability_against_frequency(results):
 
 
 def test_the_race_is_marked_by_what_it_saves(results):
-    figure = draw_votes(Scores(read_rows(results[1])), ["diffusion_classifier"])
+    figure = draw_votes(Evidence(Scores(read_rows(results[1])), ["diffusion_classifier"]))
     assert [axis.get_title(loc="left") for axis in figure.axes] == ["Phantom: 50 labels", "Phantom: 200 labels"]
     axis = figure.axes[0]
     assert axis.get_xscale() == "log" and axis.get_ylabel() == "macro AUROC"  # of findings
@@ -100,7 +95,7 @@ def test_votes_on_classes_are_drawn_by_their_accuracy_and_need_no_majority():
         for trials, calls, share in ((1, 10, 0.3), (501, 600, 0.8))
         for metric, value in (("vote_accuracy", share), ("vote_calls", calls))
     ]
-    figure = draw_votes(Scores(rows), ["dit", "diffusion_classifier"])
+    figure = draw_votes(Evidence(Scores(rows), ["dit", "diffusion_classifier"]))
     assert [axis.get_title(loc="left") for axis in figure.axes] == [
         "CIFAR-10: Diffusion classifier, 50 labels",
         "SVHN: Dit, 50 labels",
@@ -109,7 +104,8 @@ def test_votes_on_classes_are_drawn_by_their_accuracy_and_need_no_majority():
 
 
 def test_a_risk_far_above_the_competitors_is_named_and_not_drawn(results):
-    figure = draw_risk(read_cells(results[2]), Scores(read_rows(results[1])), ["joint", "random", "fully_supervised"])
+    order = ["joint", "random", "fully_supervised"]
+    figure = draw_risk(Evidence(Scores(read_rows(results[1])), order, cells=read_cells(results[2])))
     (axis,) = figure.axes
     drawn = {line.get_label().partition(" (")[0] for line in axis.lines}
     assert drawn == {"Joint diffusion", "Fully supervised"}

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from jointdiff.evaluate.scores import read_rows
+from jointdiff.report.evidence import Changes, Evidence
 from jointdiff.report.layout import WRITERS, Table
 from jointdiff.report.published import read_published
 from jointdiff.report.statistics import Scores, read_caveats, read_cells
-from jointdiff.report.tables._evidence import Changes, Evidence
 from jointdiff.report.tables.ablation import ablation_tables
 from jointdiff.report.tables.classification import classification_tables
 from jointdiff.report.tables.cost import cost_tables

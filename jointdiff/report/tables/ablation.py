@@ -7,9 +7,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from jointdiff.report.evidence import Changes, Evidence
 from jointdiff.report.layout import Cell, Column, Line, Section, Table, cell_of, digits_of, paged
 from jointdiff.report.statistics import Comparison, Scores, Summary, compare_with_base, enough_draws
-from jointdiff.report.tables._evidence import Changes, Evidence
 from jointdiff.report.wording import budget_name, change_name, dataset_name, method_name
 
 MAX_NAME = 60  # letters of a line's name: more changes become a footnote

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
+from jointdiff.report.evidence import Evidence
 from jointdiff.report.layout import Cell, Column, Line, Section, Table, cell_of, over, rank
 from jointdiff.report.published import reported_lines
 from jointdiff.report.statistics import Comparison, compare_with_best, enough_draws
-from jointdiff.report.tables._evidence import Evidence
 from jointdiff.report.wording import CONTROLS, budget_name, dataset_name, method_name
 
 MAX_COLUMNS = 6  # of numbers with their deviation, side by side

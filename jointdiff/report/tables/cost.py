@@ -6,8 +6,8 @@ import math
 from collections.abc import Iterator
 from dataclasses import replace
 
+from jointdiff.report.evidence import Evidence
 from jointdiff.report.layout import Cell, Column, Line, Section, Table, digits_of
-from jointdiff.report.tables._evidence import Evidence
 from jointdiff.report.wording import CONTROLS, budget_name, dataset_name
 
 

@@ -7,9 +7,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from jointdiff.evaluate.scores import MACRO
+from jointdiff.report.evidence import Evidence, name_beside
 from jointdiff.report.layout import Cell, Column, Line, Section, Table, cell_of, over, paged, rank
 from jointdiff.report.statistics import Scores
-from jointdiff.report.tables._evidence import Evidence, name_beside
 from jointdiff.report.wording import budget_name, dataset_name, sentence
 
 # Counterfactual quality in two tables: does the edit convince, and how much does it take?

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
+from jointdiff.report.evidence import Evidence
 from jointdiff.report.layout import Cell, Column, Line, Section, Table, cell_of, digits_of, over, rank
-from jointdiff.report.tables._evidence import Evidence
 from jointdiff.report.wording import budget_name, dataset_name, method_name
 
 

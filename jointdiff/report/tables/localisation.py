@@ -6,9 +6,9 @@ import math
 from collections.abc import Iterator, Sequence
 
 from jointdiff.evaluate.scores import MACRO
+from jointdiff.report.evidence import Evidence
 from jointdiff.report.layout import Column, Line, Section, Table, cell_of, paged, rank
 from jointdiff.report.statistics import Scores
-from jointdiff.report.tables._evidence import Evidence
 from jointdiff.report.wording import CONTROL_MAPS, budget_name, dataset_name, map_name, method_name, sentence
 
 CAPTION = (

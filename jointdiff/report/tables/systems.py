@@ -6,9 +6,9 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
+from jointdiff.report.evidence import Evidence, Standing
 from jointdiff.report.layout import Cell, Column, Line, Section, Table, cell_of, digits_of, over, rank
 from jointdiff.report.statistics import Scores
-from jointdiff.report.tables._evidence import Evidence, Standing
 from jointdiff.report.wording import CONTROL_MAPS, CONTROLS, budget_name, dataset_name, map_name, method_name, sentence
 
 BEST_MAPS = ("counterfactual_control", "counterfactual", "grad_cam", *CONTROL_MAPS)  # the first one stands for a method

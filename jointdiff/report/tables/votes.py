@@ -9,9 +9,9 @@ from dataclasses import replace
 import numpy as np
 
 from jointdiff.evaluate.classification import Predictions
+from jointdiff.report.evidence import Evidence
 from jointdiff.report.layout import Cell, Column, Line, Section, Table, cell_of, over, paged, rank
 from jointdiff.report.statistics import Scores, Summary, over_seeds, risk_at
-from jointdiff.report.tables._evidence import Evidence
 from jointdiff.report.wording import RULES, budget_name, dataset_name, method_name, rule_name
 
 SHOWN_TRIALS = (1, 5, 25, 101, 501)  # of those that are scored, and the last one
