@@ -22,6 +22,7 @@ from jointdiff.data.source import DataInfo
 from jointdiff.files import atomic_path, read_json, write_json
 from jointdiff.method import Batch, Losses, MethodSettings, Trainable
 from jointdiff.nets.codecs import Codec
+from jointdiff.nets.groups import groups_of
 from jointdiff.nets.perceptual import Perceptual
 
 # The layout of diffusers' AutoencoderKL.
@@ -35,8 +36,8 @@ class KLAutoencoder(Trainable):
     the paper's sums over an image, divided by its number of values, so that weights mean the same at every size.
 
     Raises:
-        ValueError: the image side cannot be halved once per level, the width does not suit group normalisation, or
-            the file of LPIPS weights does not fit.
+        ValueError: the image side cannot be halved once per level, the width is no multiple of 4, or the
+            file of LPIPS weights does not fit.
     """
 
     class Settings(MethodSettings):
@@ -65,9 +66,6 @@ class KLAutoencoder(Trainable):
         levels = len(settings.multipliers)
         if data.size % 2 ** (levels - 1):
             raise ValueError(f"images of {data.size} px cannot be halved {levels - 1} times: use fewer multipliers")
-        groups = next((g for g in (32, 16, 8, 4) if settings.width % g == 0), None)
-        if groups is None:
-            raise ValueError(f"width {settings.width} of the autoencoder must be a multiple of 4")
         self.autoencoder: Any = AutoencoderKL(
             in_channels=data.channels,
             out_channels=data.channels,
@@ -76,7 +74,7 @@ class KLAutoencoder(Trainable):
             block_out_channels=tuple(settings.width * m for m in settings.multipliers),
             layers_per_block=settings.blocks,
             latent_channels=settings.latent_channels,
-            norm_num_groups=groups,
+            norm_num_groups=groups_of(settings.width, of="autoencoder"),
             sample_size=data.size,
             scaling_factor=1.0,  # until it is measured
         )

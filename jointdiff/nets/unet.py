@@ -19,6 +19,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from jointdiff.nets.groups import groups_of
+
 
 @dataclass(frozen=True)
 class Encoding:
@@ -63,7 +65,7 @@ class UNet(nn.Module):
             (Favero et al. 2025 attend to one embedding instead; over one token, attention is the same: a bias).
 
     Raises:
-        ValueError: the image side cannot be halved once per level, or the width does not suit group normalisation.
+        ValueError: the image side cannot be halved once per level, or the width is no multiple of 4.
     """
 
     def __init__(
@@ -82,9 +84,7 @@ class UNet(nn.Module):
         levels = len(multipliers)
         if size % 2 ** (levels - 1):
             raise ValueError(f"images of {size} px cannot be halved {levels - 1} times: use fewer multipliers")
-        groups = next((g for g in (32, 16, 8, 4) if width % g == 0), None)
-        if groups is None:
-            raise ValueError(f"width {width} of the U-Net must be a multiple of 4")
+        groups = groups_of(width, of="U-Net")
         widths = [width * m for m in multipliers]
         attention = [size // 2**level in set(attention_at) for level in range(levels)]
         head = min(64, width)

@@ -2,6 +2,7 @@ import pytest
 import torch
 from diffusers.models.unets.unet_2d import UNet2DModel
 
+from jointdiff.nets.groups import groups_of
 from jointdiff.nets.unet import UNet
 
 SMALL = {"channels": 1, "size": 16, "width": 16, "multipliers": (1, 2), "blocks": 2}
@@ -50,3 +51,22 @@ def test_the_published_size_pools_29_maps_of_the_base_width():
 def test_sides_that_cannot_be_halved_are_refused():
     with pytest.raises(ValueError, match="30 px cannot be halved 2 times"):
         UNet(channels=1, size=30, width=8, multipliers=(1, 1, 1), blocks=1, attention_at=())
+
+
+@pytest.mark.parametrize("width", [4, 8, 12, 16, 32, 64, 128])
+def test_no_normalisation_forgets_how_bright_a_map_is(width):
+    unet = UNet(channels=1, size=8, width=width, multipliers=(1, 2), blocks=1, attention_at=(4,))
+    norms = [module for module in unet.modules() if isinstance(module, torch.nn.GroupNorm)]
+    assert len(norms) > 10
+    for norm in norms:
+        maps, offsets = torch.randn(1, norm.num_channels, 8, 8), torch.randn(1, norm.num_channels, 1, 1)
+        assert not torch.allclose(norm(maps), norm(maps + offsets), atol=0.1)
+
+
+def test_groups_are_those_of_the_published_widths_and_never_of_one_channel():
+    assert [groups_of(width, of="U-Net") for width in (128, 192, 256)] == [32, 32, 32]
+    for width in range(4, 1024, 4):
+        groups = groups_of(width, of="U-Net")
+        assert width % groups == 0 and width // groups >= 4 and groups <= 32
+    with pytest.raises(ValueError, match="width 18 of the U-Net must be a multiple of 4"):
+        groups_of(18, of="U-Net")
