@@ -52,7 +52,7 @@ class JointDiffusion(DiffusionMethod):
         guidance_reach: float = 1.0
         noise_schedule: Literal["linear", "cosine"] = "linear"
         # What the U-Net says: the noise, as in the paper, or v, which weighs all noise levels alike. Near pure noise,
-        # the noise hardly says what the image is, so that a short training draws it too grey.
+        # the noise hardly says what the image is, so that a short training follows labels less.
         prediction: Literal["noise", "v"] = "noise"
         classification_weight: float = 0.001  # w
         classification_warmup: float = 0.0  # share of the training over which w grows from 0
