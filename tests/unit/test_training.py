@@ -191,7 +191,7 @@ def test_images_left_on_disk_are_the_images_held_in_memory(data):
 # A fixed-seed trace of losses: a change of the numbers is either meant (then the trace changes with it) or a bug.
 TRACE = {
     "supervised": [0.732007, 0.745123, 0.747357],
-    "joint": [1.177632, 1.153661, 1.150855],
+    "joint": [1.199386, 1.184303, 1.174468],
 }
 
 
