@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from jointdiff.report.statistics import Summary
-from jointdiff.report.wording import CONTROLS
+from jointdiff.report.wording import CONTROLS, budget_name, dataset_name
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -67,6 +67,12 @@ def panels(names: Sequence[str], *, width: float = 3.5, height: float = 2.9, col
     for axis, name in zip(axes, names, strict=False):
         axis.set_title(name, loc="left", fontweight="bold")
     return figure, axes[: len(names)]
+
+
+def panels_at(budgets: Mapping[str, str]) -> tuple[Figure, list]:
+    """Return a panel for each data set at one of its budgets."""
+    names = [f"{dataset_name(dataset)}, {budget_name(budget)}" for dataset, budget in budgets.items()]
+    return panels(names, height=3.4)
 
 
 def nothing(message: str) -> Figure:

@@ -9,8 +9,8 @@ import numpy as np
 
 from jointdiff.evaluate.classification import Predictions
 from jointdiff.report.evidence import Evidence
-from jointdiff.report.figures._drawing import colours, legend_below, nothing, panels
-from jointdiff.report.wording import budget_name, dataset_name, method_name
+from jointdiff.report.figures._drawing import colours, legend_below, nothing, panels_at
+from jointdiff.report.wording import method_name
 
 RELIABILITY_BINS = 10
 FEWEST = 10  # cases behind a point of the diagram
@@ -24,8 +24,7 @@ def draw_reliability(evidence: Evidence) -> Figure:
     budgets = evidence.predicted()
     if not budgets:
         return nothing("No predictions.")
-    names = [f"{dataset_name(dataset)}, {budget_name(budget)}" for dataset, budget in budgets.items()]
-    figure, axes = panels(names, height=3.4)
+    figure, axes = panels_at(budgets)
     look = colours(evidence.order)
     for axis, (dataset, budget) in zip(axes, budgets.items(), strict=True):
         axis.plot([0, 1], [0, 1], color="#AAAAAA", linewidth=1, zorder=1)

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from jointdiff.report.evidence import Evidence
-from jointdiff.report.figures._drawing import CONTROL_STYLE, colours, legend_below, nothing, panels
+from jointdiff.report.figures._drawing import CONTROL_STYLE, colours, legend_below, nothing, panels_at
 from jointdiff.report.statistics import risk_at
-from jointdiff.report.wording import budget_name, dataset_name, method_name
+from jointdiff.report.wording import method_name
 
 COVERAGE = np.linspace(0.05, 1, 96)  # shares kept; fewer cases than these are noise
 
@@ -22,8 +22,7 @@ def draw_risk(evidence: Evidence) -> Figure:
     budgets = evidence.predicted()
     if not budgets:
         return nothing("No predictions.")
-    names = [f"{dataset_name(dataset)}, {budget_name(budget)}" for dataset, budget in budgets.items()]
-    figure, axes = panels(names, height=3.4)
+    figure, axes = panels_at(budgets)
     look = colours(evidence.order)
     for axis, (dataset, budget) in zip(axes, budgets.items(), strict=True):
         curves = {}
