@@ -435,9 +435,10 @@ def score_votes(
 ) -> list[Row]:
     """Score the recorded test images under every rule and number of trials, with intervals over groups.
 
-    Rows are ``vote_accuracy`` (of findings: their mean, presence being what wins), for findings ``vote_auroc``, and
-    ``vote_calls``, the network calls per image. ``error`` and ``block`` are those of the race. What needs errors that
-    were not recorded has no row.
+    Rows are ``vote_accuracy`` (of findings: their mean, presence being what wins), ``vote_gain``, that less the
+    accuracy of the majority of all trials on the same images, for findings ``vote_auroc``, and ``vote_calls``, the
+    network calls per image. ``error`` and ``block`` are those of the race. What needs errors that were not recorded
+    has no row.
 
     Raises:
         ValueError: the two files are not of the same images and labels, with their names.
@@ -459,8 +460,16 @@ def score_votes(
 
     defined = ~np.isnan(cell.values("auroc", np.ones((len(cell.scores), 1))))[:, 0]
     points, draws = statistic(np.ones((len(cell.scores), 1)))[:, 0], resample(statistic, cell.groups, draws=bootstrap)
+    values = [(metric, facts, *at) for (metric, facts, _), *at in zip(entries, points, draws, strict=True)]
+    accuracy = {(facts["rule"], facts["trials"]): at for metric, facts, *at in values if metric == "vote_accuracy"}
+    if whole := accuracy.get(("majority", errors.shape[1])):
+        values += [
+            ("vote_gain", facts, value - whole[0], drawn - whole[1])  # the same draws of groups: paired
+            for metric, facts, value, drawn in values
+            if metric == "vote_accuracy"
+        ]
     rows = []
-    for (metric, facts, _), value, drawn in zip(entries, points, draws, strict=True):
+    for metric, facts, value, drawn in values:
         partial = metric == "vote_auroc" and not defined.all() and defined.any()
         protocol = format_protocol(
             reason="no finding has both positives and negatives" if np.isnan(value) else None,

@@ -165,6 +165,7 @@ def generation_rows(run, distance):
 def vote_rows(run, skill):
     """Score votes as ``score_votes`` does: of three findings, each asked by its absence and its presence."""
     identity, rows, wobble = Identity.from_run(run), [], 0.004 * run["spec"]["seed"]
+    whole = 0.25 * skill / 1.4 * (1 - math.exp(-(TRIALS[-1] ** 0.5) / 2))
     for trials in TRIALS:
         for rule, gain, calls in (
             ("majority", 1, 6 * trials),
@@ -172,8 +173,14 @@ def vote_rows(run, skill):
             ("race", 1, 6 * trials**0.55),
         ):
             facts = {"rule": rule, "trials": trials, **({"error": 0.05, "block": 8} if rule == "race" else {})}
-            share = 0.5 + 0.25 * gain * skill / 1.4 * (1 - math.exp(-(trials**0.5) / 2)) + wobble
-            for metric, value in (("vote_accuracy", share), ("vote_auroc", share + 0.05), ("vote_calls", calls)):
+            edge = 0.25 * gain * skill / 1.4 * (1 - math.exp(-(trials**0.5) / 2))
+            share = 0.5 + edge + wobble
+            for metric, value in (
+                ("vote_accuracy", share),
+                ("vote_gain", edge - whole),
+                ("vote_auroc", share + 0.05),
+                ("vote_calls", calls),
+            ):
                 half = 0.03 if metric != "vote_calls" else 0.1 * calls * (rule == "race")
                 protocol = format_protocol(**facts, groups=60)
                 interval = (value - half, value + half)

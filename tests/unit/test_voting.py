@@ -524,8 +524,13 @@ def test_rows_of_a_one_of_k_cell(tmp_path):
     rows = score_votes(votes, predictions, RUN, error=0.1, block=4, bootstrap=50, confidence=0.9)
     table = by_protocol(rows)
     assert {key[2] for key in table} == {1, 3, 5, 11, 25, 31}
-    assert {key[0] for key in table} == {"vote_accuracy", "vote_calls"}
-    assert len(rows) == len(table) == 6 * 3 * 2
+    assert {key[0] for key in table} == {"vote_accuracy", "vote_gain", "vote_calls"}
+    assert len(rows) == len(table) == 6 * 3 * 3
+    whole = table["vote_gain", "majority", 31]
+    assert whole["value"] == whole["ci_low"] == whole["ci_high"] == 0  # of itself
+    few, gain = table["vote_accuracy", "majority", 3], table["vote_gain", "majority", 3]
+    assert gain["value"] == pytest.approx(few["value"] - table["vote_accuracy", "majority", 31]["value"])
+    assert gain["value"] < 0 and gain["ci_low"] < gain["value"] < gain["ci_high"] < 0
     for trials in (1, 31):
         row = table["vote_accuracy", "majority", trials]
         expected = (majority(errors[20:, :trials]).argmax(1) == truth[20:]).mean()
@@ -567,6 +572,7 @@ def test_errors_of_a_race_that_stopped_give_the_rows_that_they_can(tmp_path):
     predictions = write_predictions(tmp_path / "p.parquet", np.full((30, 2), 0.5), np.eye(2)[truth])
     table = by_protocol(score_votes(votes, predictions, RUN, error=0.1, block=8, bootstrap=5))
     assert ("vote_accuracy", "majority", 5) in table and ("vote_accuracy", "majority", 51) not in table
+    assert not any(metric == "vote_gain" for metric, _, _ in table)  # nothing to hold them against
     assert table["vote_calls", "race", 51]["value"] == pytest.approx(race.calls.mean())
 
 

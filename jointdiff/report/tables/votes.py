@@ -23,6 +23,7 @@ def votes_tables(evidence: Evidence) -> Iterator[Table]:
     rows = evidence.rows
     columns = (
         Column("Accuracy", "vote_accuracy"),
+        Column("Points gained", "vote_gain", digits=1, scale=100, ranked=False, signed=True),
         Column("Macro AUROC", "vote_auroc"),
         Column("per image", "vote_calls", "Network calls", digits=1, ranked=False),
         Column("times fewer", "", "Network calls", digits=1, ranked=False),
@@ -44,7 +45,8 @@ def votes_tables(evidence: Evidence) -> Iterator[Table]:
                     f"mean{over(rows.distinct_seeds(dataset))}. A trial is one noise at one noise level, the same for "
                     "all conditions of an image; it takes one network call for each. Majority: the condition that is "
                     "best in most trials; mean error: the least error over all trials; race: a "
-                    "condition that is beaten beyond doubt is tried no more. Times fewer: calls of all trials "
+                    "condition that is beaten beyond doubt is tried no more. Points gained: accuracy less that of the "
+                    "majority of all trials, with its interval (bootstrap over groups, paired). Times fewer: calls of all trials "
                     "of all conditions over those taken. As predicted: the answers that all other tables score, with "
                     "their own thresholds; AURC is the area under their risk-coverage curve, and surest "
                     f"{100 * SUREST:g} % the accuracy that is left without the cases of least certain answers. Best in "
@@ -62,24 +64,25 @@ def votes_tables(evidence: Evidence) -> Iterator[Table]:
 def _votes_section(rows: Scores, dataset: str, labels: str, method: str, own: Sequence[Predictions]) -> Section:
     scored = rows.trials(dataset, labels, method)
     full = rows.all_calls(dataset, labels, method)
+    most = max(numbers[-1] for numbers in scored.values())
     lines = []
     for rule in sorted(scored, key=RULES.index):
         last = scored[rule][-1]
         for trials in [last] if rule == "race" else [n for n in scored[rule] if n in SHOWN_TRIALS or n == last]:
-            accuracy, auroc, calls = (
+            accuracy, gain, auroc, calls = (
                 rows.summary(dataset, labels, method, f"vote_{metric}", rule=rule, trials=str(trials))
-                for metric in ("accuracy", "auroc", "calls")
+                for metric in ("accuracy", "gain", "auroc", "calls")
             )
-            taken = _taken(calls, full)
-            lines.append(Line(rule_name(rule, trials), (cell_of(accuracy), cell_of(auroc), *taken, Cell(), Cell())))
+            reference = (rule, trials) == ("majority", most)
+            cells = cell_of(accuracy), Cell() if reference else Cell(gain), cell_of(auroc), *_taken(calls, full)
+            lines.append(Line(rule_name(rule, trials), (*cells, Cell(), Cell())))
     accuracy, auroc, calls, aurc = (
         rows.summary(dataset, labels, method, metric)
         for metric in ("accuracy", "auroc", "calls_per_prediction", "aurc")
     )
     surest = over_seeds([1 - float(risk_at(cell, np.array([SUREST]))[0]) for cell in own])
-    predicted = (cell_of(accuracy), cell_of(auroc), *_taken(calls, full), cell_of(aurc), Cell(surest))
+    predicted = (cell_of(accuracy), Cell(), cell_of(auroc), *_taken(calls, full), cell_of(aurc), Cell(surest))
     lines.append(Line("As predicted", predicted, competes=False))
-    most = max(numbers[-1] for numbers in scored.values())
     return Section(f"{method_name(method)}, {budget_name(labels)}; {most} trials are {full:g} calls", tuple(lines))
 
 
