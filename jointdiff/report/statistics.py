@@ -134,6 +134,10 @@ class Scores:
         present = set(self.distinct("method", dataset=dataset, metric=metric))
         return [method for method in order if method in present]
 
+    def ordered(self, first: Sequence[str]) -> list[str]:
+        """List every method: ``first`` in its order, then others that have a row, by name."""
+        return [*first, *(method for method in self.distinct("method") if method not in first)]
+
     def distinct_seeds(self, dataset: str) -> int:
         """Count the seeds of a data set."""
         return len({row["seed"] for row in self.rows if row["dataset"] == dataset})

@@ -63,6 +63,11 @@ def test_budgets_leave_out_all_unless_it_is_the_only_one():
     assert Scores([row(0.5, labels="all")]).budgets("phantom") == ["all"]
 
 
+def test_methods_named_first_keep_their_order_and_others_follow_by_name():
+    scores = Scores([row(0.5, method=name) for name in ("random", "fixmatch", "joint")])
+    assert scores.ordered(("joint",)) == ["joint", "fixmatch", "random"]
+
+
 def test_rows_of_one_metric_are_parted_by_their_facts():
     rows = [row(0.1 * n, metric="vote_calls", rule=rule, trials=n) for rule in ("race", "mean") for n in (1, 5)]
     scores = Scores([*rows, row(0.7, map="grad_cam"), row(0.9, method="other"), row(0.5, 1, method="other")])

@@ -50,7 +50,7 @@ def draw_figures(
     rows = Scores(read_rows(scores))
     evidence = Evidence(
         rows,
-        order=[*methods, *(m for m in rows.distinct("method") if m not in methods)],
+        order=rows.ordered(methods),
         cells=read_cells(predictions),
         curves=read_curves(metrics),
     )

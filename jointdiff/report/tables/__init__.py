@@ -62,7 +62,7 @@ def draw_tables(
     predictions = list(predictions)
     evidence = Evidence(
         rows,
-        order=[*methods, *(m for m in rows.distinct("method") if m not in methods)],
+        order=rows.ordered(methods),
         cells=read_cells(predictions),
         caveats=read_caveats(predictions),
         reported=read_published(published) if published else (),
