@@ -7,6 +7,7 @@ from pathlib import Path
 
 from jointdiff.config import abilities, parse_experiment
 from jointdiff.doctor import missing_tex
+from jointdiff.jobs import keep_memory
 from jointdiff.paths import CELL, FIRST_STAGE, SPLIT, TAG, WILDCARDS, inception_weights
 from jointdiff.provenance import code_version
 from jointdiff.registry import describe_source, methods, sources
@@ -34,6 +35,7 @@ config.update(experiment.model_dump(mode="json"))  # with every default filled i
 
 # Many containers forbid Python to keep bytecode; then each of a hundred jobs would compile torch anew, for seconds.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+keep_memory(os.environ)
 
 NO_TEX = missing_tex()
 # Without these weights FID is a gap; once they are there, exactly the scores that need them are computed again.
