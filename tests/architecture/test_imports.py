@@ -115,9 +115,7 @@ def modules_after(code: str) -> set[str]:
     )
 
 
-@pytest.mark.parametrize(
-    "module", [*sorted(LIGHT), "jointdiff.logs", "jointdiff.jobs", "jointdiff.tracking", "jointdiff.cli"]
-)
+@pytest.mark.parametrize("module", [*sorted(LIGHT), "jointdiff.logs", "jointdiff.tracking", "jointdiff.cli"])
 def test_light_modules_are_light(module: str) -> None:
     assert not modules_after(f"import {module}") & {"torch", "pandas", "mlflow", "snakemake", "sklearn", "matplotlib"}
 
