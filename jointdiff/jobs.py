@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TextIO
 
 # What a training step frees, the next one needs again. By default glibc gives a large block back to the system and gets
-# it anew, zeroed, in pages of 4 KiB; on two CPU cores this took half of the time (benchmarks/allocation.py).
+# it anew, zeroed, in pages of 4 KiB, which can take a third of the time of a step (benchmarks/allocation.py).
 ALLOCATION = {"hugetlb": 1, "mmap_max": 0, "trim_threshold": 2**40, "top_pad": 2**26}
 
 _held: list[TextIO] = []  # open locks: the system releases them when the process ends, however it ends

@@ -35,7 +35,7 @@ config.update(experiment.model_dump(mode="json"))  # with every default filled i
 
 # Many containers forbid Python to keep bytecode; then each of a hundred jobs would compile torch anew, for seconds.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
-keep_memory(os.environ)
+keep_memory(os.environ)  # of the jobs: each is a process of its own
 
 NO_TEX = missing_tex()
 # Without these weights FID is a gap; once they are there, exactly the scores that need them are computed again.

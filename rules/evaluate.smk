@@ -34,7 +34,7 @@ rule score_votes:
         voting=lookup("voting", within=config),
         bootstrap=lookup("evaluation/bootstrap", within=config),
         confidence=lookup("evaluation/confidence", within=config),
-        code_version=code_version("jointdiff.evaluate.voting"),
+        code_version=code_version("jointdiff.evaluate.votes"),
     script:
         "../workflow_scripts/score_votes.py"
 

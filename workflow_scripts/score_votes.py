@@ -1,7 +1,7 @@
 """Score the trials of one diffusion classifier under every rule and number of trials."""
 
 from jointdiff.evaluate.scores import write_rows
-from jointdiff.evaluate.voting import score_votes
+from jointdiff.evaluate.votes import score_votes
 from jointdiff.files import read_json
 from jointdiff.logs import to_rule_log
 

@@ -13,7 +13,8 @@ from jointdiff.batches import answers, image_batches
 from jointdiff.config import ConfigError, Voting
 from jointdiff.data.store import Store, open_store
 from jointdiff.devices import pick_device
-from jointdiff.evaluate.voting import Votes, fixed, replay, write_votes
+from jointdiff.evaluate.votes_file import Votes, write_votes
+from jointdiff.evaluate.voting import fixed, replay
 from jointdiff.files import atomic_path
 from jointdiff.method import Voter
 from jointdiff.models import load_model

@@ -11,7 +11,7 @@ from PIL import Image
 from jointdiff.config import ConfigError, Explanation, Generation, Voting
 from jointdiff.data.store import open_store
 from jointdiff.evaluate.generation import score_generated
-from jointdiff.evaluate.voting import read_votes
+from jointdiff.evaluate.votes_file import read_votes
 from jointdiff.explain.localisation import score_explanations
 from jointdiff.files import read_json
 from jointdiff.inference.classify import classify, classify_by_votes

@@ -108,6 +108,9 @@ def test_votes_are_told_with_their_calls(results):
     assert float(few[3][calls]) == 306 and float(few[3][fewer]) == 1
     assert float(few[-2][calls]) == pytest.approx(6 * 51**0.55)
     assert float(few[-2][fewer]) == pytest.approx(51**0.45)
+    gained = [line["Points gained"] for line in few]
+    assert float(gained[0]) < -5 and float(few[0]["Points gained high"]) == pytest.approx(float(gained[0]) + 3)
+    assert not gained[3] and not gained[-1]  # what the others are held against, and what has thresholds of its own
     last = few[-1]
     assert 0 < float(last["Risk-coverage AURC"]) < 1 - float(last["Accuracy"]) and "best" not in last["notes"]
     assert float(last["Risk-coverage surest 80 %"]) > float(last["Accuracy"])

@@ -52,8 +52,8 @@ def ablation_tables(evidence: Evidence) -> Iterator[Table]:
         tested = (
             f"Difference: the variant less its base, with its {100 * (1 - alpha):g} % interval (paired bootstrap over "
             f"the groups of the same test cases and seeds, {drawn:,} draws); * marks what differs at level {alpha:g} "
-            "after Holm's correction over the variants of one budget and metric, on other test cases but not in "
-            "other trainings."
+            "after Holm's correction over the variants of one budget and metric. This speaks of other test cases, not "
+            "of other trainings."
         )
         untested = (
             "Frechet distance: of synthetic to real test images; match AUROC: how well an independent classifier finds "
