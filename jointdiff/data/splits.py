@@ -276,7 +276,7 @@ def _check_roles(roles: np.ndarray, validation: float, dataset: str, budget: str
             )
 
 
-CHOICE = 32  # groups of which one is taken: more balance with more, more chance with fewer
+CHOICE = 32  # groups of which one is taken: more balance with more, more chance with fewer; of few groups, an eighth
 
 
 @dataclass(frozen=True)
@@ -347,7 +347,7 @@ def _deal(
     Yields the rows of one group after another and whether they go to the second hand; neither depends on how many of
     them the caller takes. The first group goes to the first hand, so that a finding with a single positive can be
     learnt. Each hand looks for a positive and a negative of every finding first, the rarest one first, then for
-    balance: of ``CHOICE`` groups drawn at random it takes the one that brings its counts closest to the pool's.
+    balance: of up to ``CHOICE`` groups drawn at random it takes the one that brings its counts closest to the pool's.
     """
     g = rng(seed, "split", purpose)
     if not len(pool):
@@ -365,7 +365,8 @@ def _deal(
     weight = 1.0 / np.maximum(target * (1.0 - target), 1e-6)
     typical = float(sizes.mean())
     waiting = np.arange(len(starts))
-    draws = g.random((len(starts), CHOICE))
+    # Offered every group at each turn, a small data set would be dealt alike by every seed.
+    draws = g.random((len(starts), CHOICE))[:, : max(2, len(starts) // 8)]
     hands, dealt = np.zeros((2, gain.shape[1])), [0, 0]
     for turn in range(len(starts)):
         # Half a typical group ahead, so that the share is met on average and not from below. While the second hand
