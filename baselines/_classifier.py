@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from jointdiff.data.source import DataInfo
@@ -23,7 +24,7 @@ class ClassifierMethod(Method):
         weight_decay: float = 5e-4
         schedule: Literal["constant", "cosine"] = "cosine"
         ema: float = 0.999
-        unlabelled_ratio: int = 0
+        unlabelled_ratio: int = Field(0, ge=0)
         depth: int = 28  # of the wide ResNet: WRN-28-2
         width: int = 2
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pydantic import Field
+
 from baselines._classifier import ClassifierMethod
 from jointdiff.data.augment import Views
 from jointdiff.method import Batch, Losses, Method
@@ -13,7 +15,7 @@ class FixMatch(ClassifierMethod):
     class Settings(ClassifierMethod.Settings):
         """Section 4 and table 4 of the paper, as in USB."""
 
-        unlabelled_ratio: int = 7  # mu: unlabelled images per labelled image
+        unlabelled_ratio: int = Field(7, ge=1)  # mu: unlabelled images per labelled image
         threshold: float = 0.95  # tau: confidence from which a pseudo-label counts
         weight: float = 1.0  # lambda_u
 

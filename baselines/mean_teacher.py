@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from pydantic import Field
 
 from baselines._classifier import ClassifierMethod
 from jointdiff.data.augment import Views
@@ -16,7 +17,7 @@ class MeanTeacher(ClassifierMethod):
         """USB's classic-CV settings; the teacher is the loop's average with decay ``ema``."""
 
         ema: float = 0.999
-        unlabelled_ratio: int = 1
+        unlabelled_ratio: int = Field(1, ge=1)
         weight: float = 50.0  # of the squared difference of probabilities
         warmup: float = 0.4  # share of the training over which the weight grows from 0
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self, runtim
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from jointdiff.nets.codecs import Codec, Identity
@@ -35,7 +35,7 @@ class MethodSettings(BaseModel):
     weight_decay: float = 0.0
     schedule: Literal["constant", "cosine"] = "constant"  # cosine: to 7/16 pi, as USB
     ema: float = 0.999  # decay of the averaged weights, which alone are evaluated
-    unlabelled_ratio: int = 1  # unlabelled images per labelled image; 0 for a method that uses none
+    unlabelled_ratio: int = Field(1, ge=0)  # unlabelled images per labelled image; 0 for a method that uses none
     class_balance: Literal["none", "inverse"] = "none"  # inverse: rare labels weigh more, each class or state the same
 
 
@@ -63,6 +63,7 @@ class Trainable(nn.Module, ABC):
     """
 
     Settings: ClassVar[type[MethodSettings]] = MethodSettings
+    sees_labelled: ClassVar[bool] = True  # False: it trains on unlabelled images alone, and none are drawn for it
 
     def __init__(self, data: DataInfo, settings: MethodSettings) -> None:
         super().__init__()
@@ -140,11 +141,7 @@ class Method(Trainable):
 
     def validate(self, batches: Iterable[Tensor], labels: np.ndarray) -> dict[str, float]:
         """Return the macro AUROC, 0.5 where no finding can be ranked."""
-        from jointdiff.training.selection import macro_auroc
-
-        probabilities = torch.cat([self.predict_codes(batch) for batch in batches]).float().cpu().numpy()
-        auroc = macro_auroc(probabilities, labels)
-        return {"auroc": auroc if math.isfinite(auroc) else 0.5}
+        return validation_auroc(torch.cat([self.predict_codes(batch) for batch in batches]), labels)
 
     def diffusers_parts(self) -> dict[str, SavedPart]:
         """Name the parts that get a folder of their own in a saved model, in the layout of diffusers."""
@@ -228,6 +225,14 @@ class HasFeatures(Protocol):
     def logits(self, images: Tensor) -> Tensor:
         """Return scores (N, K) before the sigmoid or softmax."""
         ...
+
+
+def validation_auroc(scores: Tensor, labels: np.ndarray) -> dict[str, float]:
+    """Return the macro AUROC of scores (N, K), 0.5 where no finding can be ranked."""
+    from jointdiff.training.selection import macro_auroc
+
+    auroc = macro_auroc(scores.float().cpu().numpy(), labels)
+    return {"auroc": auroc if math.isfinite(auroc) else 0.5}
 
 
 def to_unit_range(images: Tensor) -> Tensor:

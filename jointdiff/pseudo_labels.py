@@ -51,6 +51,7 @@ class SoftThreshold(nn.Module):
         confidence = torch.maximum(p, 1.0 - p) if self.task.labels.kind == "multi_label" else p.amax(1, keepdim=True)
         if self.training:
             self.mean.lerp_(confidence.mean(0), 1.0 - self.momentum)
-            self.variance.lerp_(confidence.var(0), 1.0 - self.momentum)
+            # Of a single image there is no unbiased variance.
+            self.variance.lerp_(confidence.var(0, correction=min(1, len(confidence) - 1)), 1.0 - self.momentum)
         below = (confidence - self.mean).clamp(max=0.0)
         return target, torch.exp(-below.square() / (2.0 * self.variance / self.deviations**2))

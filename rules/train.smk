@@ -11,7 +11,7 @@ FIRST = [
 rule train_autoencoder:
     input:
         store=store,
-        # Its training images are those of every budget: all but the test images.
+        # Its training images are those of every budget: all but those of test and validation.
         split=f"{SPLIT}/split-{{seed}}.parquet".replace("{labels}", "all"),
     output:
         model=directory(f"{FIRST_STAGE}/model"),

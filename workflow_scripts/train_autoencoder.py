@@ -17,7 +17,8 @@ def main(rule):
         store=rule.input.store,
         split=rule.input.split,
         out=Path(rule.output.run).parent,
-        state=Path("state") / f"{rule.wildcards.dataset}-{spec.digest}",  # no output: it survives a failed job
+        state=Path("state")
+        / f"{rule.wildcards.dataset}-{spec.name}-{spec.digest}",  # no output: it survives a failed job
         code_version=rule.params.code_version,
     )
 

@@ -7,10 +7,11 @@ import math
 import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
+from pydantic import Field
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -44,6 +45,7 @@ class KLAutoencoder(Trainable):
         """Defaults: the released kl-f8 (github.com/CompVis/latent-diffusion), but for the discriminator."""
 
         learning_rate: float = 1e-4  # 4.5e-6 per image of its batch of 24
+        unlabelled_ratio: int = Field(1, ge=1)  # images per step, times the batch size
         latent_channels: int = 4
         width: int = 128  # channels of the first level
         multipliers: tuple[int, ...] = (1, 2, 4, 4)  # one per level; the side is halved between two of them
@@ -58,6 +60,7 @@ class KLAutoencoder(Trainable):
         adversarial_from: float = 0.5  # share of the training after which the discriminator counts
 
     settings: Settings
+    sees_labelled: ClassVar[bool] = False
 
     def __init__(self, data: DataInfo, settings: Settings) -> None:
         super().__init__(data, settings)
@@ -85,7 +88,7 @@ class KLAutoencoder(Trainable):
         self._perceptual = () if file is None else (Perceptual(file),)
 
     def losses(self, batch: Batch, views: Views, averaged: Any) -> Losses:
-        """Return the terms for the images of ``batch.unlabelled``; the labelled ones are among them and not looked at.
+        """Return the terms for the images of ``batch.unlabelled``; the labelled ones are among them.
 
         One backward pass of their sum serves both players: the discriminator's term sees detached reconstructions, the
         generator's a discriminator with detached weights.

@@ -88,6 +88,8 @@ class UNet(nn.Module):
         widths = [width * m for m in multipliers]
         attention = [size // 2**level in set(attention_at) for level in range(levels)]
         head = min(64, width)
+        if wrong := [w for w, a in zip(widths, attention, strict=True) if a and w % head]:
+            raise ValueError(f"self-attention has heads of {head} channels, into which {wrong[0]} cannot be divided")
         # What UNet2DModel is built from; its other options keep their defaults.
         self.config: dict[str, Any] = {
             "_class_name": "UNet2DModel",

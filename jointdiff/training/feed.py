@@ -46,11 +46,7 @@ class Feed:
         self.labels = torch.from_numpy(store.labels.copy()).to(device)
         if resident_bytes is None:
             resident_bytes = torch.cuda.mem_get_info(device)[0] // 3 if device.type == "cuda" else 0
-        self.resident = (
-            torch.from_numpy(self.pixels.copy()).permute(0, 3, 1, 2).contiguous().to(device)
-            if self.pixels.nbytes <= resident_bytes
-            else None
-        )
+        self.resident = _on_device(self.pixels, device) if self.pixels.nbytes <= resident_bytes else None
 
     def batch(self, step: int, *, steps: int, labelled: int, unlabelled: int) -> Batch:
         """Return the batch of one step with as many images as asked for."""
@@ -83,6 +79,17 @@ class Feed:
             here = epochs == epoch
             rows[here] = pool[self._orders[stream][1][places[here]]]
         return rows
+
+
+def _on_device(pixels: np.ndarray, device: torch.device, *, at_once: int = 4096) -> Tensor:
+    """Copy images (N, H, W, C) to a device as (N, C, H, W), so many at a time, since the host's memory is smaller."""
+    n, height, width, channels = pixels.shape
+    kind = torch.from_numpy(np.empty(0, dtype=pixels.dtype)).dtype
+    resident = torch.empty((n, channels, height, width), dtype=kind, device=device)
+    for start in range(0, n, at_once):
+        part = torch.from_numpy(np.array(pixels[start : start + at_once]))
+        resident[start : start + at_once] = part.permute(0, 3, 1, 2)
+    return resident
 
 
 def _to_floats(stored: Tensor) -> Tensor:

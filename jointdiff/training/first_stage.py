@@ -35,7 +35,7 @@ def make_first_stage(
     spec: FirstStage,
     *,
     store: Path | str,
-    split: Path | str,  # of all labels: whatever is no test image is trained on, its labels unseen
+    split: Path | str,  # of all labels: validation chooses weights, all other images but the test's train, unlabelled
     out: Path | str,  # folder: model/, metrics.jsonl, autoencoder.json and reconstructions.png are written here
     state: Path | str,  # folder of the resumable state
     code_version: str = "",
@@ -62,7 +62,7 @@ def make_first_stage(
                 seed=spec.seed,
                 label=f"train autoencoder {spec.name} on {data.info.name}, seed {spec.seed}",
                 state=Path(state),
-                key=f"{spec.digest} {data.info.digest} {code_version}",
+                key=f"{spec.digest} {code_version}",
             )
             best.save_pretrained(aside)
         device = pick_device(spec.training.device)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import resource
@@ -21,7 +22,7 @@ from jointdiff.data.augment import Views
 from jointdiff.data.source import Augmentations, DataInfo
 from jointdiff.data.store import Store, open_store
 from jointdiff.devices import describe, pick_device, pick_precision
-from jointdiff.files import atomic_path, write_json
+from jointdiff.files import atomic_path, sha256, write_json
 from jointdiff.method import Method, MethodSettings, Trainable
 from jointdiff.models import save_model
 from jointdiff.nets.autoencoder import Autoencoder
@@ -61,8 +62,11 @@ def train(
 
     Raises:
         ConfigError: the settings do not fit the method or the data.
+        ValueError: there is an autoencoder without latents, or latents without one.
         TrainingDivergedError: a loss term is NaN or infinite; names the step, the terms and the last checkpoint.
     """
+    if (autoencoder is None) != (latents is None):
+        raise ValueError("autoencoder and latents belong together: give both or neither")
     out, data = Path(out), open_store(store)
     roles = data.split_rows(split)
     codec = Autoencoder(autoencoder, data.info) if autoencoder is not None else None
@@ -108,7 +112,7 @@ def fit(
     seed: int,
     label: str,  # of the progress
     state: Path,  # folder of the resumable state
-    key: str,  # a state with another key is not resumed
+    key: str,  # a state with another key, of other images or of other roles is not resumed
     latents: Path | str | None = None,  # codes of every image of the store, taken instead of the images
     track: Callable[[Path], None] | None = None,
 ) -> tuple[T, bytes, dict[str, Any]]:
@@ -122,6 +126,7 @@ def fit(
     AcceleratorState._reset_state()  # precision is the process's otherwise: a second training may want another one
     accelerator = Accelerator(mixed_precision={"fp32": "no"}.get(precision, precision), cpu=device.type == "cpu")
     device = accelerator.device
+    key = f"{key} {_digest(data, roles, latents)}"
     feed = Feed(data, roles, seed=seed, device=device, unlabelled_share=plan.unlabelled_share, latents=latents)
     views = Views(data.info.augmentations if latents is None else NO_AUGMENTATIONS)
 
@@ -133,6 +138,8 @@ def fit(
     optimiser = _optimiser(trained)
     averaged = averaged_copy(trained)
     now = TrainingState(trained, averaged, optimiser, best={}, progress={"step": 0, "best": None, "seconds": 0.0})
+    labelled = plan.batch_size if trained.sees_labelled else 0
+    unlabelled = plan.batch_size * settings.unlabelled_ratio
     # What has no weights, such as a control, has nothing to train.
     steps = plan.steps if optimiser else 0
 
@@ -154,9 +161,7 @@ def fit(
     with Progress(label, total=steps, unit="steps", done=first) as progress, metrics.open("a") as lines:
         for step in range(first, steps):
             seed_step(seed, step)
-            batch = feed.batch(
-                step, steps=steps, labelled=plan.batch_size, unlabelled=plan.batch_size * settings.unlabelled_ratio
-            )
+            batch = feed.batch(step, steps=steps, labelled=labelled, unlabelled=unlabelled)
             trained.train()
             terms = wrapped(batch, views, averaged)
             loss = torch.stack(list(terms.values())).sum()
@@ -180,7 +185,9 @@ def fit(
                 _write(lines, step=done, images=done * plan.batch_size, split="train", **means)
                 sums, since = {}, 0
             if done % plan.validate_every == 0 or done == steps:
-                scores = _validate(averaged, feed, judged, autocast=accelerator.autocast)
+                scores = _validate(
+                    averaged, feed, judged, autocast=accelerator.autocast, batch_size=4 * plan.batch_size
+                )
                 score = next(iter(scores.values()))
                 # On a tie the later weights win: few validation images saturate early.
                 if now.progress["best"] is None or score >= now.progress["best"]:
@@ -203,7 +210,7 @@ def fit(
         metrics.read_bytes(),
         {
             "train_seconds": seconds,
-            "images_per_second": steps * plan.batch_size * (1 + settings.unlabelled_ratio) / seconds if steps else 0.0,
+            "images_per_second": steps * (labelled + unlabelled) / seconds if steps else 0.0,
             "parameters": sum(p.numel() for p in trained.parameters()),
             "peak_memory_mib": _peak_memory(device),
             "device": describe(device),
@@ -235,12 +242,23 @@ def build_method(run: RunSpec, info: DataInfo, codec: Codec | None = None) -> Me
 
 @torch.no_grad()
 def _validate(
-    averaged: Trainable, feed: Feed, rows: np.ndarray, *, autocast: Callable[..., Any], batch_size: int = 512
+    averaged: Trainable, feed: Feed, rows: np.ndarray, *, autocast: Callable[..., Any], batch_size: int
 ) -> dict[str, float]:
-    """Return what the averaged weights say of some rows, batch by batch."""
-    parts = np.array_split(rows, max(1, len(rows) // batch_size))
+    """Return what the averaged weights say of some rows, at most ``batch_size`` at a time."""
+    parts = np.array_split(rows, math.ceil(len(rows) / batch_size))
     with autocast():
         return averaged.validate(map(feed.images, parts), feed.store.labels[rows])
+
+
+def _digest(data: Store, roles: dict[str, np.ndarray], latents: Path | str | None) -> str:
+    """Return a digest of which images a training sees, and of those that it must not have seen."""
+    digest = hashlib.sha256(data.info.digest.encode())
+    for role, rows in sorted(roles.items()):
+        digest.update(f" {role} {len(rows)} ".encode())
+        digest.update(rows.astype("<i8").tobytes())
+    if latents is not None:
+        digest.update(sha256(latents).encode())
+    return digest.hexdigest()[:16]
 
 
 def _optimiser(trained: Trainable) -> torch.optim.Optimizer | None:

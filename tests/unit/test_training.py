@@ -9,14 +9,17 @@ import textwrap
 import time
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file
 
 import jointdiff.training.loop as loop
+from jointdiff.config import ConfigError
 from jointdiff.data.store import open_store
 from jointdiff.files import read_json
 from jointdiff.models import load_model
+from jointdiff.registry import load_method
 from jointdiff.training.feed import Feed
 from jointdiff.training.loop import TrainingDivergedError, train
 from tests.tiny import tiny_phantoms, tiny_run
@@ -112,6 +115,54 @@ def test_state_of_other_code_or_settings_is_not_resumed(data, tmp_path, monkeypa
     train(run, **data, out=tmp_path / "a", state=tmp_path / "state", code_version="new")
     train(run, **data, out=tmp_path / "b", state=tmp_path / "state-b", code_version="new")
     assert (tmp_path / "a/metrics.jsonl").read_text() == (tmp_path / "b/metrics.jsonl").read_text()
+
+
+def test_state_of_another_split_is_not_resumed(data, tmp_path, monkeypatch):
+    """What was a test image of the old split may be one to learn from in the new one, and the other way round."""
+    run = spec("supervised", checkpoint_seconds=0.0)
+    real = loop.save_checkpoint
+
+    def save_then_die(*args, **kwargs):
+        real(*args, **kwargs)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(loop, "save_checkpoint", save_then_die)
+    with pytest.raises(KeyboardInterrupt):
+        train(run, **data, out=tmp_path / "a", state=tmp_path / "state")
+    monkeypatch.setattr(loop, "save_checkpoint", real)
+    turned = pd.read_parquet(data["split"])
+    turned["role"] = turned["role"].replace({"labelled": "test", "test": "labelled"})
+    turned.to_parquet(tmp_path / "split.parquet")
+    other = {**data, "split": tmp_path / "split.parquet"}
+    train(run, **other, out=tmp_path / "a", state=tmp_path / "state")
+    train(run, **other, out=tmp_path / "b", state=tmp_path / "state-b")
+    assert_same_weights(tmp_path / "a/model", tmp_path / "b/model")
+
+
+def test_validation_asks_no_more_images_at_once_than_four_batches(data, tmp_path, monkeypatch):
+    sizes = []
+
+    def validate(method, batches, labels):
+        sizes.extend(len(batch) for batch in batches)
+        return {"auroc": 0.5}
+
+    run = spec("supervised", steps=3, batch_size=1)
+    monkeypatch.setattr(load_method(run.method), "validate", validate)
+    train(run, **data, out=tmp_path / "a", state=tmp_path / "state")
+    assert sizes == [4, 4]
+
+
+def test_latents_come_with_their_autoencoder(data, tmp_path):
+    with pytest.raises(ValueError, match="belong together"):
+        train(spec(), **data, out=tmp_path, state=tmp_path / "state", latents=tmp_path / "latents.npy")
+
+
+@pytest.mark.parametrize("method", ["joint", "fixmatch", "mean_teacher"])
+def test_a_method_of_unlabelled_images_needs_some(data, tmp_path, method):
+    run = spec(method)
+    none = run.model_copy(update={"settings": {**run.settings, "unlabelled_ratio": 0}})
+    with pytest.raises(ConfigError, match="unlabelled_ratio"):
+        train(none, **data, out=tmp_path, state=tmp_path / "state")
 
 
 def test_what_a_training_leaves_behind(data, tmp_path):

@@ -70,3 +70,8 @@ def test_groups_are_those_of_the_published_widths_and_never_of_one_channel():
         assert width % groups == 0 and width // groups >= 4 and groups <= 32
     with pytest.raises(ValueError, match="width 18 of the U-Net must be a multiple of 4"):
         groups_of(18, of="U-Net")
+
+
+def test_widths_that_heads_of_attention_do_not_divide_are_refused():
+    with pytest.raises(ValueError, match="heads of 64 channels, into which 96 cannot be divided"):
+        UNet(channels=1, size=16, width=96, multipliers=(1, 2), blocks=1, attention_at=(16,))
