@@ -82,6 +82,10 @@ class Task(ABC):
     def conditions_for(self, finding: int, target: float) -> tuple[int, ...]:
         """Return the conditions under which ``finding`` is absent (target 0) or present (1)."""
 
+    @abstractmethod
+    def labels_of(self, conditions: Tensor) -> Tensor:
+        """Return the labels (N, K) that conditions (N,) stand for, NaN where they leave one open."""
+
 
 class OneOfK(Task):
     """Exactly one of K classes: softmax and cross-entropy."""
@@ -95,7 +99,7 @@ class OneOfK(Task):
     def balance_by(self, labels: Tensor) -> None:
         """Give every class the same share of the loss."""
         counts = labels.nansum(dim=0)
-        self.balance = counts.sum() / (self.outputs * counts.clamp(min=1.0))
+        self.balance = counts.sum() / ((counts > 0).sum().clamp(min=1) * counts.clamp(min=1.0))
 
     def weigh(self, labels: Tensor) -> Tensor:
         """Return the weight of each case's class (N, 1)."""
@@ -116,8 +120,7 @@ class OneOfK(Task):
         log_p = F.log_softmax(logits.float(), dim=1)
         if target >= 0.5:
             return -log_p[:, finding]
-        others = [k for k in range(self.outputs) if k != finding]
-        return -log_p[:, others].logsumexp(dim=1)
+        return -torch.cat([log_p[:, :finding], log_p[:, finding + 1 :]], dim=1).logsumexp(dim=1)
 
     @property
     def contests(self) -> tuple[tuple[int, ...], ...]:
@@ -145,6 +148,10 @@ class OneOfK(Task):
         """Return the class itself, or all others."""
         return tuple(k for k in range(self.outputs) if (k == finding) == (target >= 0.5))
 
+    def labels_of(self, conditions: Tensor) -> Tensor:
+        """Return the class as one-hot."""
+        return F.one_hot(conditions, self.outputs).float()
+
 
 class MultiLabel(Task):
     """Any of K findings: a sigmoid and binary cross-entropy each, averaged over the known ones."""
@@ -162,7 +169,7 @@ class MultiLabel(Task):
         known = (~labels.isnan()).sum(dim=0)
         present = labels.nansum(dim=0)
         counts = torch.stack([known - present, present])
-        self.balance = known / (2.0 * counts.clamp(min=1.0))
+        self.balance = known / ((counts > 0).sum(dim=0).clamp(min=1) * counts.clamp(min=1.0))
 
     def weigh(self, labels: Tensor) -> Tensor:
         """Return the weight of each label (N, K)."""
@@ -212,6 +219,11 @@ class MultiLabel(Task):
     def conditions_for(self, finding: int, target: float) -> tuple[int, ...]:
         """Return the finding's absence or presence."""
         return (2 * finding + int(target >= 0.5),)
+
+    def labels_of(self, conditions: Tensor) -> Tensor:
+        """Return the state of the one finding."""
+        labels = torch.full((len(conditions), self.outputs), torch.nan, device=conditions.device)
+        return labels.scatter_(1, conditions[:, None] // 2, (conditions[:, None] % 2).float())
 
 
 def task_for(labels: LabelSpec) -> Task:

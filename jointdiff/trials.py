@@ -35,7 +35,8 @@ def fractions(seed: int, trials: int) -> np.ndarray:
     The order makes the trials done so far a random sample of all, which is what a sequential test needs.
     """
     generator = rng(seed, "trials")
-    return ((generator.permutation(trials) + generator.random(trials)) / trials).astype(np.float32)
+    drawn = ((generator.permutation(trials) + generator.random(trials)) / trials).astype(np.float32)
+    return np.minimum(drawn, np.nextafter(np.float32(1), np.float32(0)))  # rounding may reach 1, which is no step
 
 
 @torch.no_grad()

@@ -29,21 +29,18 @@ def edit(
     codec: Codec,
     process: Process,
     how: Explanation,
-    plain_calls: int = 1,
 ) -> Counterfactuals:
     """Rebuild images (N, C, H, W) from noise level ``how.noise_level`` with and without guidance.
 
-    ``how.noises`` draws run as one batch; edit and control of a draw share their noise, and the mean over draws is
-    returned. ``guide_calls`` and ``plain_calls`` are what a call of each costs in network evaluations. At the first
-    step the control is what the guide says without guidance, so that it costs nothing.
+    The draws run as one batch, (draws * N, c, h, w), draw by draw; edit and control of a draw share their noise, and
+    the mean over draws is returned. ``guide_calls`` is what the guide costs in network evaluations, where ``plain``
+    costs one. At the first step the control is what the guide says without guidance, so that it costs nothing.
     """
-    codes = codec.encode(images)
-    # Inversion is deterministic: another draw would be the same.
-    draws = how.noises if how.start == "noise" else 1
+    codes, draws = codec.encode(images), draws_of(how)
     origin = codes.repeat(draws, 1, 1, 1)
     solver = process.solver("ddim", how.steps, start=how.noise_level)
     if how.start == "noise":
-        each = [derive(int(seed), "noise", draw) for draw in range(draws) for seed in seeds]
+        each = [derive(seed, "noise", draw) for draw in range(draws) for seed in seeds.tolist()]
         noise = noise_for(torch.tensor(each, device=seeds.device), tuple(codes.shape[1:]))
         edited = process.add_noise(origin, noise, torch.full((len(origin),), solver.times[0], device=seeds.device))
     else:
@@ -69,8 +66,19 @@ def edit(
         kept = most_changed(edit_mean - control_mean, how.keep)
         edit_mean, control_mean = (torch.where(kept, mean, images) for mean in (edit_mean, control_mean))
     inversion = how.steps if how.start == "inversion" else 0
-    calls = draws * (how.steps * guide_calls + (inversion + how.steps - 1) * plain_calls)
+    calls = draws * (how.steps * guide_calls + inversion + how.steps - 1)
     return Counterfactuals(edit_mean, control_mean, spread, calls)
+
+
+def draws_of(how: Explanation) -> int:
+    """Return how many draws of noise are averaged; inversion is deterministic, so that another would be the same."""
+    return how.noises if how.start == "noise" else 1
+
+
+def in_turn(choices: tuple[int, ...], seeds: Tensor, how: Explanation) -> Tensor:
+    """Return one of some choices for each draw of each image, (draws * N,): all in turn, from one the seed decides."""
+    draw = torch.arange(draws_of(how), device=seeds.device)
+    return torch.tensor(choices, device=seeds.device)[(draw[:, None] + seeds) % len(choices)].flatten()
 
 
 def invert(codes: Tensor, *, plain: Plain, process: Process, times: Sequence[float]) -> Tensor:
@@ -95,8 +103,11 @@ def near(clean: Tensor, origin: Tensor, threshold: float) -> Tensor:
 
 
 def most_changed(change: Tensor, share: float) -> Tensor:
-    """Return where the mean absolute change (N, C, H, W) is among the greatest ``share`` of pixels: (N, 1, H, W)."""
+    """Return where the mean absolute change (N, C, H, W) is among the greatest ``share`` of pixels: (N, 1, H, W).
+
+    A pixel that did not change is nowhere among them.
+    """
     size = change.abs().mean(dim=1, keepdim=True)
     count = max(1, round(share * size[0].numel()))
     least = size.flatten(1).topk(count, dim=1).values[:, -1]
-    return size >= least[:, None, None, None]
+    return (size >= least[:, None, None, None]) & (size > 0)

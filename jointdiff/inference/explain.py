@@ -177,15 +177,17 @@ def _counterfactuals(
         judges["judge_"] = umpire.predict
         judged = ("judge_before", "judge_after", "judge_control")
         found |= {name: np.zeros((count, outputs), np.float32) for name in judged}
-    calls, started = 0, time.perf_counter()
+    calls, seconds = 0, 0.0
     with Progress("counterfactuals", total=count, unit="images") as progress:
         for part, images in _by_finding(data, cases, settings.batch_size, device):
             finding, seeds = int(cases.findings[part[0]]), torch.from_numpy(cases.seeds[part]).to(device)
+            started = time.perf_counter()
             answer = method.counterfactual(images, finding, cases.target, seeds, how=settings)
+            found["spread"][part] = answer.spread.cpu().numpy()  # with which a GPU has finished
+            seconds += time.perf_counter() - started
             calls, edited, control = answer.calls, answer.images, answer.control
             found["map:counterfactual"][part] = change_map(edited, images).cpu().numpy()
             found["map:counterfactual_control"][part] = change_map(edited, control).cpu().numpy()
-            found["spread"][part] = answer.spread.cpu().numpy()
             for name, values in {"counterfactual": edited, "control": control}.items():
                 found[name][part] = to_bytes(values).permute(0, 2, 3, 1).cpu().numpy()
             with torch.no_grad():
@@ -196,7 +198,7 @@ def _counterfactuals(
                     found["judge_control"][part] = umpire.predict(control).cpu().numpy()
             progress.advance(len(part))
     return found, {
-        "ms_per_counterfactual": 1000.0 * (time.perf_counter() - started) / count,
+        "ms_per_counterfactual": 1000.0 * seconds / count,
         "calls_per_counterfactual": calls,
     }
 

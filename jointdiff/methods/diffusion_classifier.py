@@ -2,24 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal, Self
 
+import numpy as np
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from jointdiff.config import Explanation
 from jointdiff.data.augment import Views
 from jointdiff.data.source import DataInfo
-from jointdiff.diffusion.editing import edit
+from jointdiff.diffusion.editing import edit, in_turn
 from jointdiff.diffusion.process import ContinuousProcess, DiscreteProcess, Process, noise_for
-from jointdiff.method import Batch, Counterfactuals, Losses, SavedPart
+from jointdiff.method import Batch, Counterfactuals, Losses, SavedPart, validation_auroc
 from jointdiff.methods._diffusion import DiffusionMethod
 from jointdiff.nets.codecs import Codec
 from jointdiff.nets.dit import DiT
 from jointdiff.nets.stable_diffusion import StableDiffusion, prompts_for
 from jointdiff.nets.unet import UNet
+
+AT_ONCE = 512  # inputs of the network at most, since every image comes once for each condition
+
+
+def log_odds(evidence: Tensor) -> Tensor:
+    """Return log p - log (1 - p) of p = softmax of ``evidence`` (N, C), which never saturates."""
+    own = torch.eye(evidence.shape[1], dtype=torch.bool, device=evidence.device)
+    others = evidence[:, None].masked_fill(own, -torch.inf).logsumexp(dim=2)
+    return evidence - others
 
 
 class DiffusionClassifier(DiffusionMethod):
@@ -31,7 +42,7 @@ class DiffusionClassifier(DiffusionMethod):
         learning_rate: float = 1e-4
         weight_decay: float = 0.01
         ema: float = 0.9999
-        unlabelled_ratio: int = 1  # unlabelled images per labelled one; they train the model without a condition
+        unlabelled_ratio: int = Field(1, ge=0)  # unlabelled images per labelled one; they have no condition
         backbone: Literal["unet", "dit", "stable_diffusion"] = "unet"
         width: int = 128  # channels of the U-Net's first level, or of every layer of the DiT
         multipliers: tuple[int, ...] = (1, 2, 4, 4)  # U-Net: channels of each level, times the width
@@ -125,21 +136,37 @@ class DiffusionClassifier(DiffusionMethod):
 
     def probabilities(self, codes: Tensor) -> Tensor:
         """Return probabilities (N, K) by the mean error over a few trials, the same ones for every image."""
-        trials, conditions, n = self.settings.quick_trials, self.task.conditions, len(codes)
-        seeds = torch.arange(trials, device=codes.device)
-        noise = noise_for(seeds, tuple(codes.shape[1:]), purpose="quick trial")
-        errors = codes.new_zeros(n, conditions)
-        each = torch.arange(conditions, device=codes.device).repeat(n)
-        at = self.process.steps_at((torch.arange(trials, device=codes.device) + 0.5) / trials)
-        for trial in range(trials):
-            steps = at[trial].expand(n * conditions)
-            shared = noise[trial].expand(n * conditions, *codes.shape[1:])
-            found = self.trial_errors(codes.repeat_interleave(conditions, dim=0), steps, shared, each)
-            errors = errors + found.view(n, conditions) / trials
-        # The posterior under the evidence bound (Li et al. 2023), in which a Gaussian's squared error counts half.
-        return self.task.outcome(
-            [(-0.5 * errors[:, contest]).softmax(dim=1) for contest in map(list, self.task.contests)]
-        )
+        return self.task.outcome([evidence.softmax(dim=1) for evidence in self._evidence(codes)])
+
+    def validate(self, batches: Iterable[Tensor], labels: np.ndarray) -> dict[str, float]:
+        """Return the macro AUROC of log odds: probabilities of large images end at 1, where AUROC would see ties."""
+        found = [self.task.outcome(list(map(log_odds, self._evidence(self.codes_of(batch))))) for batch in batches]
+        return validation_auroc(torch.cat(found), labels)
+
+    def _evidence(self, codes: Tensor) -> list[Tensor]:
+        """Return the log likelihoods of each contest's conditions (N, C), but for a constant.
+
+        By the evidence bound (Li et al. 2023), in which a Gaussian's squared error counts half.
+        """
+        trials, conditions = self.settings.quick_trials, self.task.conditions
+        indices = torch.arange(trials, device=codes.device)
+        noise = noise_for(indices, tuple(codes.shape[1:]), purpose="quick trial")
+        at = self.process.steps_at((indices + 0.5) / trials)
+        found = []
+        for part in codes.split(max(1, AT_ONCE // conditions)):
+            asked, each = (
+                part.repeat_interleave(conditions, dim=0),
+                torch.arange(conditions, device=codes.device).repeat(len(part)),
+            )
+            errors = torch.stack(
+                [
+                    self.trial_errors(asked, at[trial].expand(len(asked)), noise[trial].expand_as(asked), each)
+                    for trial in range(trials)
+                ]
+            ).mean(dim=0)
+            found.append(-0.5 * errors.view(len(part), conditions))
+        evidence = torch.cat(found)
+        return [evidence[:, contest[0] : contest[-1] + 1] for contest in self.task.contests]
 
     # --- Generation and explanation ---------------------------------------------------------------------------------
 
@@ -157,10 +184,8 @@ class DiffusionClassifier(DiffusionMethod):
 
         def output(z: Tensor, at: Tensor) -> Tensor:
             if guidance == 0.0:
-                return self._told(z, at, [self.task.conditions])
-            asked = [*wanted, *rivals]
-            answers = self.net(z.repeat(len(asked), 1, 1, 1), at.repeat(len(asked)), torch.cat(asked)).float()
-            told, otherwise = answers.view(2, len(wanted), *z.shape)
+                return self._told(z, at, [torch.full_like(wanted[0], self.task.conditions)])[0]
+            told, otherwise = self._told(z, at, [*wanted, *rivals]).view(2, len(wanted), *z.shape)
             return told.mean(0) + guidance * (told - otherwise).sum(0)
 
         return self.draw(seeds, output, steps=steps, sampler=sampler)
@@ -173,11 +198,11 @@ class DiffusionClassifier(DiffusionMethod):
         """Return what conditions (N,) of a contest are held against: the other one of a pair, or no condition."""
         return sum(contest) - asked if len(contest) == 2 else torch.full_like(asked, self.task.conditions)
 
-    def _told(self, z: Tensor, steps: Tensor, conditions: Sequence[int]) -> Tensor:
-        """Return the mean output for z (N, c, h, w) at steps (N,) under each of some conditions, in one batch."""
-        each = torch.tensor(conditions, device=z.device).repeat_interleave(len(z))
-        answers = self.net(z.repeat(len(conditions), 1, 1, 1), steps.repeat(len(conditions)), each).float()
-        return answers.view(len(conditions), *z.shape).mean(0)
+    def _told(self, z: Tensor, steps: Tensor, asked: list[Tensor]) -> Tensor:
+        """Return the outputs (A, N, c, h, w) for z at steps (N,) under each of A lists of conditions (N,)."""
+        inputs = z.repeat(len(asked), 1, 1, 1), steps.repeat(len(asked)), torch.cat(asked)
+        parts = zip(*(x.split(AT_ONCE) for x in inputs), strict=True)
+        return torch.cat([self.net(*part).float() for part in parts]).view(len(asked), *z.shape)
 
     def counterfactual(
         self, images: Tensor, finding: int, target: float, seeds: Tensor, *, how: Explanation
@@ -185,25 +210,27 @@ class DiffusionClassifier(DiffusionMethod):
         """Rebuild each image with ``finding`` absent (target 0) or present (1), by classifier-free guidance.
 
         (1 + w) eps_wanted - w eps_against; the control is eps_against alone. For a finding these are its absence and
-        its presence, for a class the class and the mean over the others. Against no condition, as Favero et al. have
-        it, guidance also exaggerates all that tells labelled from unlabelled images, and loses the place.
+        its presence, for a class the class and another one: the others take turns over the draws of noise, from one
+        that the image's seed decides. Against no condition, as Favero et al. have it, guidance also exaggerates all
+        that tells labelled from unlabelled images, and loses the place.
         """
-        wanted, against = (self.task.conditions_for(finding, answer) for answer in (target, 1.0 - target))
+        wanted, against = (
+            in_turn(self.task.conditions_for(finding, answer), seeds, how) for answer in (target, 1.0 - target)
+        )
 
         def plain(z: Tensor, steps: Tensor) -> Tensor:
-            return self._told(z, steps, against)
+            return self._told(z, steps, [against])[0]
 
         def guide(z: Tensor, steps: Tensor) -> tuple[Tensor, Tensor]:
-            unguided = plain(z, steps)
-            return unguided, torch.lerp(unguided, self._told(z, steps, wanted), 1.0 + how.guidance)
+            unguided, asked = self._told(z, steps, [against, wanted])
+            return unguided, torch.lerp(unguided, asked, 1.0 + how.guidance)
 
         return edit(
             images,
             seeds,
             plain=plain,
-            plain_calls=len(against),
             guide=guide,
-            guide_calls=len(wanted) + len(against),
+            guide_calls=2,
             codec=self.codec,
             process=self.process,
             how=how,

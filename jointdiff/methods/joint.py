@@ -9,12 +9,13 @@ from __future__ import annotations
 from typing import Any, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from jointdiff.config import Explanation
 from jointdiff.data.augment import Views
 from jointdiff.data.source import DataInfo
-from jointdiff.diffusion.editing import edit
+from jointdiff.diffusion.editing import edit, in_turn
 from jointdiff.diffusion.process import STEPS, DiscreteProcess
 from jointdiff.method import Batch, Counterfactuals, Losses, SavedPart
 from jointdiff.methods._diffusion import DiffusionMethod
@@ -34,7 +35,7 @@ class JointDiffusion(DiffusionMethod):
         learning_rate: float = 1e-4
         head_learning_rate: float | None = None  # of the head alone, where it differs
         ema: float = 0.9999
-        unlabelled_ratio: int = 1  # noisy images per clean labelled one; drawn from all training images
+        unlabelled_ratio: int = Field(1, ge=1)  # noisy images per clean labelled one; drawn from all training images
         width: int = 128  # channels of the first level
         multipliers: tuple[int, ...] = (1, 2, 2, 2)
         blocks: int = 3  # residual blocks per level
@@ -66,7 +67,7 @@ class JointDiffusion(DiffusionMethod):
         # anyway, where they keep at least half of their variance.
         consistency_view: Literal["strong", "noise"] = "strong"
         consistency_weight: float = 1.0  # times classification_weight
-        consistency_threshold: float = 0.95  # of fixmatch, and of the labels that condition the decoder
+        consistency_threshold: float = 0.95  # of fixmatch, and, but with softmatch, of what the decoder is told
         # Tell the decoder what is in the image, as far as the averaged weights are sure of it; sampling is then guided
         # by the difference this makes (Ho & Salimans 2022; pseudo-labels as in You et al. 2023, arXiv 2302.10586).
         conditional: bool = False
@@ -264,6 +265,7 @@ class JointDiffusion(DiffusionMethod):
         ``how.guide`` image: eps' = eps_hat + s s_t grad_{z_t} L, where L is the classification loss of the estimate of
         z_0 (Mediffusion). representation: the estimate is decoded from moved maps, as in sampling. label: a conditional
         decoder is told that the finding is absent or present, and nothing of the others; the control is told the other.
+        Of classes, that it is this one or another one, the others in turn over the draws of noise.
 
         Raises:
             ValueError: ``how.guide`` is label and the decoder is not conditional.
@@ -288,24 +290,25 @@ class JointDiffusion(DiffusionMethod):
             moved = self.unet.decode(self.guide(encoding, goal, scale=how.guidance))
             return plain, torch.lerp(plain, moved, self.settings.guidance_reach)
 
-        def told(encoding: Encoding, presence: float) -> Tensor:
-            labels = torch.full(
-                (len(encoding.embedding), self.task.outputs), torch.nan, device=encoding.embedding.device
-            )
-            labels[:, finding] = presence
+        wanted, against = (
+            self.task.labels_of(in_turn(self.task.conditions_for(finding, answer), seeds, how))
+            for answer in (target, 1.0 - target)
+        )
+
+        def told(encoding: Encoding, labels: Tensor) -> Tensor:
             return self.unet.decode(self._tell(encoding, labels)).float()
 
         def by_label(z: Tensor, steps: Tensor) -> tuple[Tensor, Tensor]:
             # Held against what was, not against nothing: that stands for images of which nobody is sure.
             encoding = self.unet.encode(z, steps)
-            against = told(encoding, 1.0 - target)
-            return against, torch.lerp(against, told(encoding, target), 1.0 + how.guidance)
+            unguided = told(encoding, against)
+            return unguided, torch.lerp(unguided, told(encoding, wanted), 1.0 + how.guidance)
 
         def untold(z: Tensor, steps: Tensor) -> Tensor:
             return self.unet(z, steps).float()
 
         def told_otherwise(z: Tensor, steps: Tensor) -> Tensor:
-            return told(self.unet.encode(z, steps), 1.0 - target)
+            return told(self.unet.encode(z, steps), against)
 
         guides = {
             "image": (on_image, untold),

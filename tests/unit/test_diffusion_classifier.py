@@ -8,9 +8,11 @@ from torch import nn
 from jointdiff.config import Explanation, RunSpec, Voting
 from jointdiff.data.augment import Views
 from jointdiff.data.source import Augmentations, DataInfo, LabelSpec
+from jointdiff.diffusion.process import DiscreteProcess
 from jointdiff.evaluate.voting import fixed, replay
 from jointdiff.method import Batch
-from jointdiff.methods.diffusion_classifier import DiffusionClassifier
+from jointdiff.methods import diffusion_classifier
+from jointdiff.methods.diffusion_classifier import DiffusionClassifier, log_odds
 from jointdiff.models import load_model, save_model
 from jointdiff.nets.autoencoder import Autoencoder
 from jointdiff.trials import fractions, hold_trials
@@ -245,12 +247,29 @@ def test_leaving_one_of_many_classes_leads_away_from_it():
     how = Explanation(noise_level=500, steps=6, guidance=1.0, noises=1)
     left = method.counterfactual(images, 2, 0.0, torch.arange(20), how=how)
     assert left.images.mean() < left.control.mean()
-    assert left.calls == 6 * 3 + 5, "three classes in each step of the edit, the class itself in the control"
+    assert left.calls == 6 * 2 + 5
     back = method.counterfactual(images, 2, 1.0, torch.arange(20), how=how)
     assert back.images.mean() > back.control.mean()
-    assert back.calls == 6 * 3 + 5 * 2, "the control is any of the others"
+    assert back.calls == left.calls
     pair = ideal((-0.5, 0.5, 0.0), names=("a", "b"))
     assert pair.task.conditions_for(1, 0.0) == (0,), "of two classes, not one is the other"
+
+
+def test_other_classes_take_turns_over_the_draws():
+    method, asked = build(), []
+
+    class Spy(nn.Module):
+        def forward(self, z, steps, conditions):
+            asked.append(conditions)
+            return torch.zeros_like(z)
+
+    method.net = Spy()
+    how = Explanation(noise_level=500, steps=2, noises=4)
+    method.counterfactual(images_of(0.4)[:3], 1, 0.0, torch.tensor([10, 11, 12]), how=how)
+    own, others = asked[0].view(2, 4, 3)
+    assert (own == 1).all()
+    assert others.T.tolist() == [[0, 2, 0, 2], [2, 0, 2, 0], [0, 2, 0, 2]]
+    assert [len(conditions) for conditions in asked] == [24, 24, 12], "the control of the first step costs nothing"
 
 
 def test_two_classes_and_one_finding_are_guided_alike():
@@ -332,3 +351,48 @@ def test_half_precision_turns_few_votes():
     )
     assert not np.array_equal(full, half)
     np.testing.assert_allclose(half, full, rtol=0.02)
+
+
+def test_log_odds_rank_where_probabilities_have_ended_at_one():
+    evidence = torch.tensor([[0.3, -1.0, 0.5], [-450.0, -500.0, -900.0], [-400.0, -500.0, -900.0]])
+    odds, p = log_odds(evidence), evidence.softmax(dim=1)
+    torch.testing.assert_close(odds[0], torch.logit(p[0]))
+    assert p[1, 0] == p[2, 0] == 1.0
+    torch.testing.assert_close(odds[1:, 0], torch.tensor([50.0, 100.0]))
+
+
+def test_validation_tells_apart_what_is_surely_present():
+    """Of large images every error is so large that each presence has probability 1 or 0."""
+    method = ideal((-0.5, 0.5, 0.0), "multi_label", ("b",))
+    images = torch.cat([images_of(0.4), images_of(0.6)])
+    labels = np.repeat([0.0, 1.0], 20)[:, None]
+    method._evidence = lambda codes, real=method._evidence: [400.0 * evidence for evidence in real(codes)]
+    assert (method.predict(images) == 1.0).all()
+    assert method.validate(iter(images.split(16)), labels)["auroc"] > 0.7
+
+
+@pytest.mark.parametrize("kind", ["one_of_k", "multi_label"])
+def test_inputs_at_once_change_no_answer(monkeypatch, kind):
+    method = build(kind)
+    with torch.no_grad():
+        for weight in method.net.parameters():
+            weight += 0.05 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(0))
+    images, labels, seeds = images_of(0.3)[:5], torch.eye(3)[[0, 1, 2, 0, 1]], torch.arange(5)
+    how = Explanation(noise_level=300, steps=2, noises=2)
+
+    def answers():
+        drawn = method.sample(labels, seeds, steps=2, sampler="ddim", guidance=1.0)
+        return method.predict(images), drawn, method.counterfactual(images, 1, 0.0, seeds, how=how).images
+
+    whole = answers()
+    sizes = []
+    method.net.register_forward_pre_hook(lambda net, inputs: sizes.append(len(inputs[0])))
+    monkeypatch.setattr(diffusion_classifier, "AT_ONCE", 7)
+    torch.testing.assert_close(answers(), whole)
+    assert max(sizes) == 7
+
+
+def test_no_trial_lies_beyond_the_last_step():
+    assert fractions(90727, 501).max() < 1.0, "the largest double below 1 rounds to 1 in single precision"
+    process = DiscreteProcess("linear")
+    assert process.steps_at(torch.from_numpy(fractions(90727, 501))).max() == 999

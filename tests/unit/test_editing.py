@@ -147,3 +147,10 @@ def test_only_the_most_changed_pixels_are_kept():
     assert (kept.sum((1, 2, 3)) == 16).all()
     assert torch.equal(found.images, torch.where(kept, everywhere.images, IMAGES))
     assert torch.equal(found.control, torch.where(kept, everywhere.control, IMAGES))
+
+
+def test_what_did_not_change_is_not_among_the_most_changed():
+    change = torch.zeros(2, 1, 4, 4)
+    change[0, 0, 1, 2] = 0.5
+    kept = most_changed(change, 0.25)
+    assert kept[0].nonzero().tolist() == [[0, 1, 2]] and not kept[1].any()

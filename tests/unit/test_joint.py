@@ -361,3 +361,14 @@ def test_a_conditional_decoder_edits_by_what_it_is_told():
     assert not torch.equal(other.images, present.images), "nothing is said of the other findings"
     with pytest.raises(ValueError, match="conditional: true"):
         build("multi_label").counterfactual(images, 0, 0.0, seeds, how=how)
+
+
+def test_a_conditional_decoder_is_told_one_class_and_another_in_turn(monkeypatch):
+    method, told = build("one_of_k", conditional=True), []
+    real = method._tell
+    monkeypatch.setattr(method, "_tell", lambda encoding, labels: told.append(labels) or real(encoding, labels))
+    images, how = torch.rand(2, 1, 16, 16) * 2 - 1, Explanation(noise_level=300, steps=1, guide="label", noises=2)
+    method.counterfactual(images, 1, 0.0, torch.tensor([0, 1]), how=how)
+    against, wanted = told
+    assert torch.equal(against, torch.eye(3)[[1, 1, 1, 1]])
+    assert torch.equal(wanted, torch.eye(3)[[0, 2, 2, 0]]), "as in training, all of the row is known"

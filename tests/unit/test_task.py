@@ -90,3 +90,21 @@ def test_a_class_without_labels_weighs_nothing_infinite():
         labels = torch.tensor([[1.0, 0.0]] * 3)
         task.balance_by(labels)
         assert task.labelled_loss(torch.zeros(3, 2), labels).isfinite().all()
+
+
+@pytest.mark.parametrize("kind", ["one_of_k", "multi_label"])
+def test_a_condition_stands_for_labels_that_fulfil_it(kind):
+    task = task_for(LabelSpec(kind, ("a", "b", "c")))
+    conditions = torch.arange(task.conditions)
+    labels = task.labels_of(conditions)
+    assert torch.equal(task.draw_conditions(labels), conditions)
+    if kind == "multi_label":
+        assert (labels.isnan().sum(dim=1) == 2).all(), "the other findings are left open"
+
+
+def test_what_does_not_occur_takes_no_share_of_the_weight():
+    classes, findings = (task_for(LabelSpec(kind, ("a", "b", "c"))) for kind in ("one_of_k", "multi_label"))
+    labels = torch.eye(3)[[0] * 6 + [1] * 2]
+    for task in (classes, findings):
+        task.balance_by(labels)
+        torch.testing.assert_close(task.weigh(labels).mean(), torch.tensor(1.0))
