@@ -146,7 +146,7 @@ class Generation(Closed):
     """How synthetic images are drawn."""
 
     images: int = Field(128, ge=1)  # per cell
-    steps: int = Field(25, ge=1, le=1000)  # network evaluations of the sampler per image
+    steps: int = Field(25, ge=1, le=1000)  # of the sampler; each asks the network once, or more often with guidance
     sampler: Literal["ddim", "dpm++"] = "ddim"
     guidance: float = Field(1.0, ge=0)  # strength of the labels; 0 samples unconditionally
     labels: Literal["each", "pseudo"] = "each"  # each label in turn, or what the model says of unlabelled images
@@ -176,7 +176,7 @@ class Voting(Closed):
     trials: int = Field(501, ge=1)  # N, at most
     rule: Literal["majority", "mean"] = "majority"  # of the trials' winners, or the least mean error
     stop: bool = False  # race: hold no trial of classes that are beaten; otherwise every error is kept, for every rule
-    error: float = Field(0.05, ge=0, lt=1)  # of a race: chance to miss the class that beats every other in all trials
+    error: float = Field(0.05, ge=0, lt=1)  # of a race: chance to miss what beats each other in most trials
     block: int = Field(8, ge=1)  # trials between two looks at what is decided
     validation_images: int = Field(200, ge=1)  # at most, drawn at random: thresholds are chosen on them
     precision: Literal["auto", "fp32", "bf16"] = "fp32"  # half the bits are faster and turn a few close votes

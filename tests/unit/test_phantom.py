@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jointdiff.data.source import load
+from jointdiff.data.source import DataError, load
 from jointdiff.data.sources import phantom
 
 
@@ -84,3 +84,10 @@ def test_every_size_shows_the_same_anatomy(size, studies):
         assert list(large.labels) == list(studies[index].labels)
         small = np.asarray(Image.fromarray(large.image).resize((32, 32), Image.Resampling.BOX), dtype=float)
         assert np.corrcoef(small.ravel(), studies[index].image.ravel())[0, 1] > 0.97
+
+
+def test_phantoms_too_small_for_a_nodule_are_refused():
+    with pytest.raises(DataError, match=r"size 12: .* draw them at 16 or more"):
+        next(phantom.read(size=12))
+    for study in phantom.read(size=16, patients=40):
+        assert all(region.mask.any() for region in load(study).regions)

@@ -98,6 +98,18 @@ def test_a_system_with_all_labels_is_nobodys_rival(tmp_path):
     assert r"\label{tab:systems-d-2}" not in (tmp_path / "tables" / "systems.tex").read_text()  # nobody's cost is known
 
 
+def test_where_all_labels_are_the_only_budget_they_compete(tmp_path):
+    rows = [
+        score_row(Identity("d", "all", method, 0, "c", method, method), metric="auroc", value=value)
+        for method, value in (("a", 0.8), ("b", 0.7), ("random", 0.5))
+    ]
+    write_rows(rows, tmp_path / "s.parquet")
+    draw_tables(tmp_path / "s.parquet", [], tmp_path / "tables")
+    lines = {line["line"]: line for line in lines_of(tmp_path / "tables" / "classification.csv")}
+    assert "best" in lines["A"]["notes"] and not lines["B"]["section"]
+    assert lines["Random scores"]["section"] == "Controls"
+
+
 def test_votes_are_told_with_their_calls(results):
     lines = lines_of(results[0] / "tables" / "votes.csv")
     few = [line for line in lines if line["section"].startswith("Diffusion classifier, 50 labels; 51 trials are 306")]

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from jointdiff.data.source import Augmentations, Facts, LabelSpec, Region, Sample, Source
+from jointdiff.data.source import Augmentations, DataError, Facts, LabelSpec, Region, Sample, Source
 from jointdiff.seeding import rng
 
 FINDINGS = ("nodule", "cardiomegaly", "effusion")
@@ -33,6 +33,7 @@ SOURCE = Source(
 )
 
 SUPERSAMPLING = 4  # drawn pixels per side of a published pixel; edges are soft, so less is enough for large images
+LEAST = 16  # pixels a side at which every finding still covers a pixel
 VISIBLE = 0.015  # share of the image that an effusion covers at least
 TENDENCY = 0.35  # a + b of the Beta distribution of a patient's tendencies: small, so findings mostly stay or stay away
 
@@ -40,7 +41,13 @@ TENDENCY = 0.35  # a + b of the Beta distribution of a patient's tendencies: sma
 def read(
     raw: Path | None = None, *, size: int, patients: int = 600, images_per_patient: int = 4, seed: int = 0
 ) -> Iterator[Callable[[], Sample]]:
-    """Yield the studies of every patient, drawn at ``size`` pixels a side; nothing is read from ``raw``."""
+    """Yield the studies of every patient, drawn at ``size`` pixels a side; nothing is read from ``raw``.
+
+    Raises:
+        DataError: a nodule would be smaller than a pixel.
+    """
+    if size < LEAST:
+        raise DataError(f"datasets: phantoms of size {size}: a nodule is no pixel there; draw them at {LEAST} or more")
     for patient in range(patients):
         for study in range(images_per_patient):
             yield partial(draw, seed, patient, study, size=size)

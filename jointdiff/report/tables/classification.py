@@ -62,18 +62,18 @@ def _table(
     )
     lines = []
     for method in methods:
-        own = rows.distinct("labels", dataset=dataset, method=method)
+        beside = rows.distinct("labels", dataset=dataset, method=method) == ["all"] != list(budgets)
         cells: list[Cell] = []
         for metric in metrics:
-            if own == ["all"] and budgets != ["all"]:  # its number belongs to no budget: one cell under all of them
+            if beside:  # its number belongs to no budget: one cell under all of them
                 cells.append(cell_of(rows.summary(dataset, "all", method, metric), span=len(budgets)))
                 continue
             for labels in budgets:
                 stand = compared[labels, metric].get(method)
                 tied = stand is not None and stand.method != stand.other and not stand.different
                 cells.append(cell_of(rows.summary(dataset, labels, method, metric), tied=tied))
-        name = method_name(method) + (f" ({budget_name('all')})" if own == ["all"] and budgets != ["all"] else "")
-        lines.append(Line(name, tuple(cells), competes=method not in CONTROLS and own != ["all"]))
+        name = method_name(method) + (f" ({budget_name('all')})" if beside else "")
+        lines.append(Line(name, tuple(cells), competes=method not in CONTROLS and not beside))
     published = reported_lines(rows, dataset, columns, budgets, evidence.reported)
     sections = [
         rank(Section("", tuple(line for line in lines if line.competes)), columns),

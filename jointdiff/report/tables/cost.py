@@ -27,6 +27,7 @@ def cost_tables(evidence: Evidence) -> Iterator[Table]:
             ("Prediction", "ms_per_prediction", "ms", 1.0, "Time per image"),
             ("Sample", "ms_per_sample", "ms", 1.0, "Time per image"),
             ("Edit", "ms_per_counterfactual", "ms", 1.0, "Time per image"),
+            ("Prediction", "calls_per_prediction", "", 1.0, "Network calls"),
             ("Sample", "calls_per_sample", "", 1.0, "Network calls"),
             ("Edit", "calls_per_counterfactual", "", 1.0, "Network calls"),
             ("Macro AUROC", "auroc", "", 1.0, ""),
