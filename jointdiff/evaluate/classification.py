@@ -18,6 +18,7 @@ import numpy as np
 
 from jointdiff.evaluate.bootstrap import percentile_interval, resample
 from jointdiff.evaluate.scores import MACRO, NOWHERE, Identity, Row, format_protocol, score_row
+from jointdiff.evaluate.voting import entropy
 
 CALIBRATION_BINS = 15
 CLIP = 1e-7  # probabilities are kept this far from 0 and 1 before a logarithm
@@ -191,8 +192,16 @@ def aurc(cases: Cases, weights: np.ndarray) -> np.ndarray:
 
 @joint
 def aurc_joint(cases: Cases, weights: np.ndarray) -> np.ndarray:
-    """Area under the risk-coverage curve, certainty being the largest probability."""
-    return _risk_coverage(cases.scores.max(1), 1 - _hits(cases), weights)
+    """Area under the risk-coverage curve, the surest case being that of the least entropy."""
+    return _risk_coverage(certainty_of_class(cases.scores), 1 - _hits(cases), weights)
+
+
+def certainty_of_class(scores: np.ndarray) -> np.ndarray:
+    """Return how sure probabilities (n, K) are of one class, (n,): 1 less their normalised entropy.
+
+    Of a diffusion classifier this is the entropy of its votes. Of one finding it ranks as the distance from 1/2 does.
+    """
+    return np.round(1 - entropy(scores, kind="one_of_k"), 9)  # the same votes for other classes are equals
 
 
 def _risk_coverage(certainty: np.ndarray, wrong: np.ndarray, weights: np.ndarray) -> np.ndarray:

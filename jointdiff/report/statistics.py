@@ -16,6 +16,7 @@ from jointdiff.evaluate.classification import (
     Predictions,
     accuracy,
     accuracy_joint,
+    certainty_of_class,
     mean_defined,
     read_predictions,
 )
@@ -356,7 +357,7 @@ def risk_at(cell: Predictions, coverage: np.ndarray) -> np.ndarray:
     """
     if cell.kind == "one_of_k":
         cases = Cases(cell.scores, cell.labels, cell.decided)
-        return 1 - accuracy_joint(cases, _surest(cases.scores.max(1), coverage))
+        return 1 - accuracy_joint(cases, _surest(certainty_of_class(cases.scores), coverage))
     risks = []
     for scores, labels, decided in zip(cell.scores.T, cell.labels.T, cell.decided.T, strict=True):
         known = ~np.isnan(labels)

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 from sklearn import metrics as reference
 
 from jointdiff.evaluate.bootstrap import group_weights, percentile_interval
@@ -18,6 +19,7 @@ from jointdiff.evaluate.classification import (
     JOINT,
     PER_FINDING,
     Cases,
+    certainty_of_class,
     read_cost,
     read_predictions,
     score_predictions,
@@ -122,6 +124,20 @@ def test_calibration_error_and_risk_coverage_equal_their_definitions():
         if w_sorted[: i + 1].sum():
             area += w_sorted[i] * np.average(wrong[: i + 1], weights=w_sorted[: i + 1])
     assert PER_FINDING["aurc"](cases, w[:, None])[0] == pytest.approx(area / w.sum(), abs=1e-12)
+
+
+def test_of_classes_the_surest_case_is_that_of_the_least_entropy():
+    rng = np.random.default_rng(0)
+    p = rng.dirichlet(np.ones(4), 50)
+    np.testing.assert_allclose(certainty_of_class(p), 1 - stats.entropy(p, base=4, axis=1), atol=1e-8)
+    votes = np.array([[0.6, 0.4, 0.0, 0.0], [0.0, 0.4, 0.0, 0.6], [0.6, 0.2, 0.1, 0.1]])
+    sure = certainty_of_class(votes)
+    assert sure[0] == sure[1] > sure[2], "where two are left, more is known than where all are"
+    labels = np.eye(4)[rng.integers(0, 4, 50)]
+    cases = Cases(p, labels, np.eye(4, dtype=bool)[p.argmax(1)])
+    wrong = (p.argmax(1) != labels.argmax(1))[np.argsort(stats.entropy(p, axis=1))]
+    area = np.mean([wrong[: i + 1].mean() for i in range(50)])
+    assert JOINT["aurc"](cases, np.ones((50, 1)))[0] == pytest.approx(area, abs=1e-12)
 
 
 def test_all_draws_at_once_equal_one_draw_at_a_time():
