@@ -13,7 +13,7 @@ from typing import Any, TextIO
 
 
 class Tee:
-    """A text stream that writes to several."""
+    """A text stream that writes to several, as far as they are open: a daemon's thread may outlive a log."""
 
     encoding = "utf-8"
 
@@ -23,13 +23,15 @@ class Tee:
     def write(self, text: str) -> int:
         """Write text to every stream."""
         for stream in self.streams:
-            stream.write(text)
+            if not stream.closed:
+                stream.write(text)
         return len(text)
 
     def flush(self) -> None:
         """Flush every stream."""
         for stream in self.streams:
-            stream.flush()
+            if not stream.closed:
+                stream.flush()
 
     def isatty(self) -> bool:
         """Say no: jobs share the terminal, so that a moving line would be overwritten by another's."""

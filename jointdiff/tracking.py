@@ -96,9 +96,10 @@ class Tracker:
         def push() -> bool:
             store = _Store(self.store)
             run_id = store.cell(self.run, self.code_version)
-            if not metrics.is_file():  # the training has ended meanwhile; sync_tracking pushes the rest
+            try:
+                store.curves(run_id, metrics)
+            except FileNotFoundError:  # the training has ended meanwhile; sync_tracking pushes the rest
                 return True
-            store.curves(run_id, metrics)
             if self.monitor is None:
                 self.monitor = _system_metrics(run_id, store.uri)
             return True

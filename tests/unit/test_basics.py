@@ -1,3 +1,4 @@
+import io
 import os
 
 import numpy as np
@@ -6,6 +7,7 @@ import torch
 
 from jointdiff.devices import pick_device, pick_precision
 from jointdiff.files import atomic_path, read_json, sha256, write_json
+from jointdiff.logs import Tee
 from jointdiff.method import to_bytes, to_unit_range
 from jointdiff.progress import Progress
 from jointdiff.seeding import derive, rng
@@ -90,3 +92,13 @@ def test_progress_in_a_log_is_plain_lines(capfd):
     assert "left, loss 0.1" in lines[0]
     assert "took" in lines[-1]
     assert os.linesep not in lines[0]
+
+
+def test_what_is_said_after_a_log_has_ended_reaches_the_others(tmp_path):
+    terminal = io.StringIO()
+    with (tmp_path / "log").open("w") as log:
+        both = Tee(terminal, log)
+        both.write("one ")
+    both.write("two")
+    both.flush()
+    assert terminal.getvalue() == "one two" and (tmp_path / "log").read_text() == "one "

@@ -141,6 +141,17 @@ def test_a_growing_curve_is_pushed_line_by_line(ready: Path, monkeypatch: pytest
     assert len(client.get_metric_history(child.info.run_id, "train/loss")) == 4
 
 
+def test_a_training_that_ends_during_a_push_is_no_failure(
+    ready: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tracking, "LIVE_AFTER", 0.0)
+    tracker = Tracker(create_store("made", beside=ready.parent), spec(0), code_version="abc")
+    tracker(ready / "removed meanwhile" / "metrics.jsonl")
+    assert tracker.thread is not None
+    tracker.thread.join()
+    assert not tracker.broken and not caplog.records
+
+
 def test_a_short_training_pays_nothing(results: Path) -> None:
     script = (
         "import sys, json; from pathlib import Path; from jointdiff.config import RunSpec; "
