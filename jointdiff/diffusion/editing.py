@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from jointdiff.config import Explanation
-from jointdiff.diffusion.process import Estimate, Process, noise_for
+from jointdiff.diffusion.process import Process, noise_for
 from jointdiff.method import Counterfactuals
 from jointdiff.nets.codecs import Codec
 from jointdiff.seeding import derive
@@ -48,8 +48,7 @@ def edit(
     control = edited
 
     def advance(z: Tensor, output: Tensor, steps: Tensor, t: float) -> Tensor:
-        estimate = process.estimate(output, z, steps)
-        return solver.step(Estimate(near(estimate.clean, origin, how.proximity), estimate.noise), t, z)
+        return solver.step(near(process.clean_from(output, z, steps), origin, how.proximity), t, z)
 
     for i, t in enumerate(solver.times):
         steps = torch.full((len(origin),), t, device=seeds.device)

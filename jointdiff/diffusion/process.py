@@ -10,7 +10,6 @@ import json
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -25,21 +24,13 @@ STEPS = 1000
 Prediction = Literal["epsilon", "v"]
 
 
-@dataclass(frozen=True)
-class Estimate:
-    """What a network makes of z_t, both (N, C, H, W): z_t = a_t clean + s_t noise."""
-
-    clean: Tensor
-    noise: Tensor
-
-
 class Solver(Protocol):
     """Goes from noise to an image."""
 
     times: Sequence[float]  # steps at which it asks for an estimate, from the noisiest
 
-    def step(self, estimate: Estimate, t: float, z: Tensor) -> Tensor:
-        """Return z at the next of ``times`` (in the end z_0), given the estimate for z at ``t``."""
+    def step(self, clean: Tensor, t: float, z: Tensor) -> Tensor:
+        """Return z at the next of ``times`` (in the end z_0), given the estimate of z_0 for z at ``t``."""
         ...
 
 
@@ -99,13 +90,13 @@ class Process(ABC):
         a, s = self.scales(steps)
         return s * noisy + a * output
 
-    def estimate(self, output: Tensor, noisy: Tensor, steps: Tensor) -> Estimate:
-        """Return what a network's output says of z_t, the clean part clipped where that is right."""
-        a, s = self.scales(steps)
+    def clean_from(self, output: Tensor, noisy: Tensor, steps: Tensor) -> Tensor:
+        """Return the estimate of z_0 that a network's output stands for, clipped where that is right."""
         if self.prediction == "epsilon":
-            return Estimate(self.clipped((noisy - s * output) / a), output)
+            return self.clipped(self.remove_noise(noisy, output, steps))
         # Not through the noise, which near pure noise leaves nothing to divide by.
-        return Estimate(self.clipped(a * noisy - s * output), s * noisy + a * output)
+        a, s = self.scales(steps)
+        return self.clipped(a * noisy - s * output)
 
     def clipped(self, clean: Tensor) -> Tensor:
         """Return an estimate of z_0 cut off where z_0 is."""
@@ -241,15 +232,21 @@ class ContinuousProcess(Process):
 
 
 class _DDIM:
-    """Deterministic DDIM (Song et al. 2021, Eq. 12 with sigma 0)."""
+    """Deterministic DDIM (Song et al. 2021, Eq. 12 with sigma 0).
+
+    The noise is what z holds beside the clean estimate, also where that was clipped, as with ``use_clipped_model_output``
+    in diffusers. With the network's own noise, guidance beyond the range of an image turns round: it can no longer
+    move the clean part, and moves the noise the other way.
+    """
 
     def __init__(self, times: Sequence[float], signal: Sequence[float]) -> None:
         self.times = times
-        self.after = {t: after for t, (_, after) in zip(times, pairwise([*signal, 1.0]), strict=True)}
+        self.signals = dict(zip(times, pairwise([*signal, 1.0]), strict=True))
 
-    def step(self, estimate: Estimate, t: float, z: Tensor) -> Tensor:
-        after = self.after[t]
-        return math.sqrt(after) * estimate.clean + math.sqrt(1.0 - after) * estimate.noise
+    def step(self, clean: Tensor, t: float, z: Tensor) -> Tensor:
+        before, after = self.signals[t]
+        noise = (z - math.sqrt(before) * clean) / math.sqrt(1.0 - before)
+        return math.sqrt(after) * clean + math.sqrt(1.0 - after) * noise
 
 
 class _DPMSolver:
@@ -261,10 +258,10 @@ class _DPMSolver:
         self.scales = [(math.sqrt(x), math.sqrt(1.0 - x)) for x in signal] + [(1.0, 0.0)]
         self.before: Tensor | None = None  # the clean estimate of the step before
 
-    def step(self, estimate: Estimate, t: float, z: Tensor) -> Tensor:
+    def step(self, clean: Tensor, t: float, z: Tensor) -> Tensor:
         i = self.place[t]
         (a, s), (a_after, s_after) = self.scales[i], self.scales[i + 1]
-        direction, before, self.before = estimate.clean, self.before, estimate.clean
+        direction, before, self.before = clean, self.before, clean
         if s_after == 0.0:
             return direction
         h = math.log(a_after / s_after) - math.log(a / s)

@@ -56,5 +56,5 @@ class DiffusionMethod(Method):
         z = noise_for(seeds, (self.codec.channels, self.codec.size, self.codec.size))
         for t in solver.times:
             at = torch.full((len(seeds),), t, device=seeds.device)
-            z = solver.step(self.process.estimate(output(z, at), z, at), t, z)
+            z = solver.step(self.process.clean_from(output(z, at), z, at), t, z)
         return self.codec.decode(self.process.clipped(z)).clamp(-1.0, 1.0)

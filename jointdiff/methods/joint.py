@@ -278,7 +278,7 @@ class JointDiffusion(DiffusionMethod):
             with torch.enable_grad():
                 z = z.detach().requires_grad_()
                 output = self.unet(z, steps).float()
-                clean = self.process.estimate(output, z, steps).clean
+                clean = self.process.clean_from(output, z, steps)
                 (gradient,) = torch.autograd.grad(goal(self.logits(clean)).sum(), z)
             _, s = self.process.scales(steps)
             plain = output.detach()

@@ -39,20 +39,18 @@ def test_velocity_equals_that_of_diffusers(schedule):
     velocity = DDPMScheduler(**SCHEDULES[schedule]).get_velocity(clean, noise, steps)
     torch.testing.assert_close(process.target(clean, noise, steps), velocity)
     noisy = process.add_noise(clean, noise, steps)
-    estimate = process.estimate(velocity, noisy, steps)
-    torch.testing.assert_close(estimate.clean, clean, atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(estimate.noise, noise, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(process.clean_from(velocity, noisy, steps), clean, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(process.noise_from(velocity, noisy, steps), noise, atol=1e-5, rtol=1e-5)
 
 
-def steps_of(solver, process, reference, *, every=1):
+def steps_of(solver, process, reference, *, every=1, **how):
     """Compare each step of a solver, from a z of its own, with that of a scheduler of diffusers."""
     generator = torch.Generator().manual_seed(0)
     z = torch.randn(2, 1, 4, 4, generator=generator)
     for t in solver.times[::every]:
         output = z + 0.1 * torch.randn(z.shape, generator=generator)
-        expected = reference.step(output, t, z, return_dict=False)[0]
-        found = solver.step(process.estimate(output, z, torch.full((2,), t)), t, z)
+        expected = reference.step(output, t, z, return_dict=False, **how)[0]
+        found = solver.step(process.clean_from(output, z, torch.full((2,), t)), t, z)
         torch.testing.assert_close(found, expected, atol=2e-4, rtol=1e-3)
         z = found
 
@@ -67,7 +65,7 @@ def test_ddim_equals_that_of_diffusers(tmp_path, schedule, steps, prediction, cl
     reference.set_timesteps(steps)
     solver = process.solver("ddim", steps)
     assert solver.times == reference.timesteps.tolist()
-    steps_of(solver, process, reference, every=max(1, steps // 10))
+    steps_of(solver, process, reference, every=max(1, steps // 10), use_clipped_model_output=True)
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
@@ -142,9 +140,10 @@ def test_estimates_from_velocity_and_from_noise_agree(process):
     by_noise, by_velocity = process(prediction="epsilon", clip=False), process(prediction="v", clip=False)
     a, s = by_noise.scales(steps)
     noisy = by_noise.add_noise(clean, noise, steps)
-    one, other = by_noise.estimate(noise, noisy, steps), by_velocity.estimate(a * noise - s * clean, noisy, steps)
-    torch.testing.assert_close(one.clean, other.clean, atol=1e-4, rtol=1e-4)
-    torch.testing.assert_close(one.noise, other.noise, atol=1e-4, rtol=1e-4)
+    velocity = a * noise - s * clean
+    for of in ("clean_from", "noise_from"):
+        one, other = getattr(by_noise, of)(noise, noisy, steps), getattr(by_velocity, of)(velocity, noisy, steps)
+        torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
 
 
 def test_more_noise_is_that_much_more(prediction):
@@ -169,7 +168,7 @@ def test_solvers_recover_the_mean_of_gaussian_data(sampler, make, prediction):
         noise = s * (z - a * mean) / (a**2 * spread**2 + s**2)
         clean = mean + a * spread**2 * (z - a * mean) / (a**2 * spread**2 + s**2)
         output = noise if prediction == "epsilon" else a * noise - s * clean
-        z = solver.step(process.estimate(output, z, steps), t, z)
+        z = solver.step(process.clean_from(output, z, steps), t, z)
     assert z.mean().item() == pytest.approx(mean, abs=0.015)
     assert z.std().item() == pytest.approx(spread, abs=0.03)
 

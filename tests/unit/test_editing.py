@@ -6,7 +6,7 @@ import torch
 from jointdiff.config import Explanation
 from jointdiff.data.source import Augmentations, DataInfo, LabelSpec
 from jointdiff.diffusion.editing import edit, invert, most_changed, near
-from jointdiff.diffusion.process import ContinuousProcess, DiscreteProcess, Estimate, noise_for
+from jointdiff.diffusion.process import ContinuousProcess, DiscreteProcess, noise_for
 from jointdiff.nets.codecs import Codec, HaarWavelet, Identity
 from jointdiff.seeding import derive
 
@@ -90,8 +90,7 @@ def test_means_and_spread_are_over_draws():
             unguided, guided = guide(z, steps)
             control = unguided if i == 0 else plain(c, steps)
             z, c = (
-                solver.step(Estimate(e.clean, e.noise), t, x)
-                for x, e in ((z, process.estimate(guided, z, steps)), (c, process.estimate(control, c, steps)))
+                solver.step(process.clean_from(output, x, steps), t, x) for x, output in ((z, guided), (c, control))
             )
         single.append(z.clamp(-1, 1))
         controls.append(c.clamp(-1, 1))
@@ -111,7 +110,7 @@ def test_inversion_leads_back_to_the_image(process):
     solver = process.solver("ddim", 200, start=600)
     for t in solver.times:
         steps = torch.full((3,), t)
-        z = solver.step(process.estimate(plain(z, steps), z, steps), t, z)
+        z = solver.step(process.clean_from(plain(z, steps), z, steps), t, z)
     assert (z - IMAGES).abs().max() < 0.02
 
 
@@ -154,3 +153,32 @@ def test_what_did_not_change_is_not_among_the_most_changed():
     change[0, 0, 1, 2] = 0.5
     kept = most_changed(change, 0.25)
     assert kept[0].nonzero().tolist() == [[0, 1, 2]] and not kept[1].any()
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v"])
+@pytest.mark.parametrize(("level", "steps"), [(120, 2), (300, 5), (500, 10)])
+def test_stronger_guidance_goes_further_the_same_way_up_to_the_end_of_the_range(prediction, level, steps):
+    """Where an image cannot become darker, the noise of a clipped estimate must not make it brighter."""
+    process, mean, spread = DiscreteProcess(prediction=prediction, clip=True), 0.5, 0.2
+    images = mean + spread * torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+
+    def plain(z, at):
+        a, s = process.scales(at)
+        noise = s * (z - a * mean) / (a**2 * spread**2 + s**2)
+        return noise if prediction == "epsilon" else (noise - s * z) / a
+
+    moved = []
+    for strength in (0.5, 1.0, 2.0, 5.0, 10.0, 50.0):
+
+        def guide(z, at, strength=strength):
+            _, s = process.scales(at)
+            return plain(z, at), process.with_more_noise(plain(z, at), strength * s, at)
+
+        how = Explanation(noise_level=level, steps=steps, noises=1)
+        found = edit(
+            images, torch.arange(4), plain=plain, guide=guide, guide_calls=1,
+            codec=Identity(DATA), process=process, how=how,
+        )  # fmt: skip
+        moved.append((found.images - found.control).mean().item())
+    assert moved == sorted(moved, reverse=True) and moved[0] < 0
+    assert moved[-1] == pytest.approx(-1.0 - found.control.mean().item(), abs=0.05), "black"

@@ -8,7 +8,7 @@ import torch
 from diffusers import AutoencoderKL, LDMPipeline
 
 from jointdiff.batches import answers, image_batches
-from jointdiff.config import ConfigError, FirstStage, Training
+from jointdiff.config import ConfigError, Explanation, FirstStage, Training
 from jointdiff.data.store import open_store
 from jointdiff.files import read_json
 from jointdiff.models import load_model
@@ -109,6 +109,36 @@ def test_a_method_learns_from_cached_latents_and_answers_about_images(data, stag
     assert drawn.abs().max() <= 1
 
 
+def test_an_edit_in_latents_is_an_image_that_guidance_alone_makes_differ_from_its_control(data, stage, tmp_path):
+    train(
+        tiny_run("joint", steps=4),
+        **data,
+        out=tmp_path,
+        state=tmp_path / "state",
+        autoencoder=stage / "model",
+        latents=stage / "latents.npy",
+    )
+    model, store = load_model(tmp_path / "model"), open_store(data["store"])
+    (images,) = image_batches(store.images, np.arange(4), batch_size=4, device=torch.device("cpu"))
+    how = Explanation(noise_level=300, steps=3, noises=2)
+
+    def edit(target, guidance):
+        asked = how.model_copy(update={"guidance": guidance})
+        return model.counterfactual(images, 1, target, torch.arange(4), how=asked)
+
+    plain, absent, present = edit(1.0, 0.0), edit(0.0, 1000.0), edit(1.0, 1000.0)
+    torch.testing.assert_close(plain.images, plain.control)
+    for answer in (absent, present):
+        torch.testing.assert_close(answer.control, plain.control)
+        assert answer.images.shape == images.shape
+        assert max(answer.images.abs().max(), answer.control.abs().max()) <= 1
+        assert ((answer.images - answer.control).abs().amax(dim=(1, 2, 3)) > 0.02).all()
+    with torch.no_grad():
+        scores = [model.predict(shown)[:, 1] for shown in (absent.images, plain.images, present.images)]
+    assert (scores[0] < scores[1]).all()
+    assert (scores[1] < scores[2]).all()
+
+
 def test_diffusers_draws_from_a_joint_model_of_latents(data, stage, tmp_path):
     train(
         tiny_run("joint", steps=2),
@@ -127,7 +157,7 @@ def test_diffusers_draws_from_a_joint_model_of_latents(data, stage, tmp_path):
     with torch.no_grad():
         for t in solver.times:
             at = torch.full((1,), t)
-            z = solver.step(model.process.estimate(model.unet(z, at), z, at), t, z)
+            z = solver.step(model.process.clean_from(model.unet(z, at), z, at), t, z)
         ours = model.codec.decode(z).clamp(-1, 1).permute(0, 2, 3, 1).numpy() / 2 + 0.5
     np.testing.assert_allclose(theirs, ours, atol=1e-4)
     assert json.loads((tmp_path / "model" / "model_index.json").read_text())["_class_name"] == "LDMPipeline"
