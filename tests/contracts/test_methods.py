@@ -1,6 +1,7 @@
 """What every registered method must do, whatever it is: a new file in a method package is tested from its first day."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -99,14 +100,31 @@ def test_a_generator_draws_and_an_explainer_edits(case):
     if isinstance(method, Explainer):
         images = torch.rand(2, method.data.channels, 16, 16) * 2 - 1
         seeds = torch.tensor([1, 2])
-        how = Explanation(noise_level=300, steps=2, guidance=1.0, noises=1)
-        answer = method.counterfactual(images, 0, 0.0, seeds, how=how)
+        answer = method.counterfactual(images, 0, 0.0, seeds, how=Explanation())
         assert answer.images.shape == answer.control.shape == images.shape
         assert answer.calls <= 25, "the default setting costs at most 25 network evaluations"
     if isinstance(method, HasFeatures):
         images = torch.rand(2, method.data.channels, 16, 16)
         assert method.features(images).ndim == 2
         assert method.logits(images).shape == (2, method.task.outputs)
+
+
+@pytest.mark.parametrize("name", ["joint", "supervised", "fixmatch", "mean_teacher"])
+def test_rare_classes_weigh_more_where_the_settings_say_so(name):
+    """Three images of one class to one of another, and none of the third: each of both gets half of the loss."""
+    found = {}
+    for balance in ("none", "inverse"):
+        torch.manual_seed(0)
+        method = build_method(spec(name, class_balance=balance), info("one_of_k"))
+        seen, views, teacher = batch(method), Views(method.data.augmentations), averaged_copy(method)
+        method.prepare(torch.eye(3)[[0, 0, 0, 1]])
+        for k in (0, 1):
+            torch.manual_seed(1)
+            found[balance, k] = method.train()(replace(seen, labels=torch.eye(3)[[k] * 4]), views, teacher)
+    for k, weight in enumerate((4 / (2 * 3), 4 / (2 * 1))):
+        plain = found["none", k]
+        (labelled,) = {"classification", "supervised"} & plain.keys()
+        torch.testing.assert_close(found["inverse", k], {**plain, labelled: weight * plain[labelled]})
 
 
 def test_an_unknown_setting_is_one_clear_error(case):

@@ -8,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
+from jointdiff.batches import image_batches
 from jointdiff.config import ConfigError, Explanation, Generation, Voting
 from jointdiff.data.store import open_store
 from jointdiff.evaluate.generation import score_generated
@@ -17,9 +18,9 @@ from jointdiff.files import read_json
 from jointdiff.inference.classify import classify, classify_by_votes
 from jointdiff.inference.explain import explain
 from jointdiff.inference.generate import generate, wanted_labels
-from jointdiff.method import to_unit_range
+from jointdiff.method import to_bytes, to_unit_range
 from jointdiff.methods.joint import JointDiffusion
-from jointdiff.models import load_model
+from jointdiff.models import load_model, save_model
 from jointdiff.training.loop import train
 from tests.tiny import tiny_phantoms, tiny_run
 
@@ -84,6 +85,55 @@ def test_generated_images_are_scored(cells, tmp_path):
     assert "flag=" in by_metric["frechet_distance"]["protocol"], "8 images are fewer than the features"
     assert np.isnan(by_metric["fid"]["value"])
     assert "reason=weights absent" in by_metric["fid"]["protocol"]
+
+
+@pytest.fixture(scope="module")
+def undecided(cells, tmp_path_factory):
+    """A joint model that finds each finding in half of the unlabelled images."""
+    model = load_model(cells / "joint/model")
+    store = open_store(cells / "store")
+    rows = store.split_rows(cells / "split.parquet")["unlabelled"]
+    (images,) = image_batches(store.images, rows, batch_size=len(rows), device=torch.device("cpu"))
+    with torch.no_grad():
+        model.head.net[-1].bias -= model.logits(images).quantile(0.5, dim=0)
+    folder = tmp_path_factory.mktemp("undecided")
+    save_model(model, folder, run=tiny_run("joint"))
+    return folder
+
+
+def test_images_are_drawn_for_what_the_model_says_of_unlabelled_ones(cells, undecided, tmp_path, monkeypatch):
+    asked, predict = [], JointDiffusion.predict
+    monkeypatch.setattr(JointDiffusion, "predict", lambda self, images: asked.append(images) or predict(self, images))
+    plan = Generation(images=8, steps=2, guidance=500.0, labels="pseudo")
+    place = {"store": cells / "store", "split": cells / "split.parquet"}
+    generate(undecided, out=tmp_path / "g.npz", picture=tmp_path / "g.png", seed=0, settings=plan, **place)
+    store, shown = open_store(place["store"]), to_bytes(asked[0]).permute(0, 2, 3, 1).numpy()
+    rows = [int(np.flatnonzero((store.images == image).all(axis=(1, 2, 3))).item()) for image in shown]
+    assert len(set(rows)) == 8
+    assert set(rows) <= set(store.split_rows(place["split"])["unlabelled"].tolist())
+    with np.load(tmp_path / "g.npz") as stored:
+        drawn, labels, seeds = (stored[name] for name in ("images", "labels", "seeds"))
+    assert len(asked) == 2, "what was drawn is asked about as well, and nothing else"
+    assert np.array_equal(to_bytes(asked[1]).permute(0, 2, 3, 1).numpy(), drawn)
+    model = load_model(undecided)
+    with torch.no_grad():
+        assert np.array_equal(labels, predict(model, asked[0]).round().numpy())
+    assert len(np.unique(labels, axis=0)) > 2
+    how = {"steps": 2, "sampler": plan.sampler, "guidance": 500.0}
+    for wanted, alike in ((labels, True), (1 - labels, False)):
+        again = to_bytes(model.sample(torch.from_numpy(wanted), torch.from_numpy(seeds), **how)).permute(0, 2, 3, 1)
+        assert (np.abs(again.numpy().astype(int) - drawn).max() <= 1) == alike
+
+
+def test_pseudo_labels_need_images_to_take_them_from(cells, tmp_path):
+    with pytest.raises(ConfigError, match="'pseudo' needs a data set"):
+        generate(
+            cells / "joint/model",
+            out=tmp_path / "g.npz",
+            picture=tmp_path / "g.png",
+            seed=0,
+            settings=Generation(labels="pseudo"),
+        )
 
 
 def test_labels_are_asked_for_in_turn():
