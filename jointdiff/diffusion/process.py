@@ -234,9 +234,9 @@ class ContinuousProcess(Process):
 class _DDIM:
     """Deterministic DDIM (Song et al. 2021, Eq. 12 with sigma 0).
 
-    The noise is what z holds beside the clean estimate, also where that was clipped, as with ``use_clipped_model_output``
-    in diffusers. With the network's own noise, guidance beyond the range of an image turns round: it can no longer
-    move the clean part, and moves the noise the other way.
+    The noise is what z holds beside the clean estimate, also where that was clipped (``use_clipped_model_output`` in
+    diffusers). With the network's own noise, guidance beyond the range of an image turns round: it can no longer move
+    the clean part, and moves the noise the other way.
     """
 
     def __init__(self, times: Sequence[float], signal: Sequence[float]) -> None:

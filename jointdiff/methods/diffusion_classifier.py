@@ -68,6 +68,8 @@ class DiffusionClassifier(DiffusionMethod):
     def __init__(
         self, data: DataInfo, settings: Settings, codec: Codec | None = None, net: StableDiffusion | None = None
     ) -> None:
+        if settings.class_balance != "none":
+            raise ValueError("class_balance: a diffusion classifier has no loss over labels that could be balanced")
         super().__init__(data, settings, codec)
         channels, size, conditions = self.codec.channels, self.codec.size, self.task.conditions + 1
         self.process = ContinuousProcess(size, clip=self.codec.bounded)

@@ -396,3 +396,8 @@ def test_no_trial_lies_beyond_the_last_step():
     assert fractions(90727, 501).max() < 1.0, "the largest double below 1 rounds to 1 in single precision"
     process = DiscreteProcess("linear")
     assert process.steps_at(torch.from_numpy(fractions(90727, 501))).max() == 999
+
+
+def test_there_is_no_loss_over_labels_to_balance():
+    with pytest.raises(ValueError, match="class_balance"):
+        build(class_balance="inverse")

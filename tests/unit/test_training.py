@@ -8,7 +8,6 @@ import sys
 import textwrap
 import time
 
-import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -20,7 +19,6 @@ from jointdiff.data.store import open_store
 from jointdiff.files import read_json
 from jointdiff.models import load_model
 from jointdiff.registry import load_method
-from jointdiff.training.feed import Feed
 from jointdiff.training.loop import TrainingDivergedError, train
 from tests.tiny import tiny_phantoms, tiny_run
 
@@ -218,25 +216,6 @@ def test_a_diverging_loss_names_its_term(data, tmp_path, monkeypatch):
     monkeypatch.setattr(cls, "losses", lambda self, *a: {"supervised": self.net.head.weight.sum() * float("nan")})
     with pytest.raises(TrainingDivergedError, match=r"supervised.* not finite within the steps up to 2; no checkpoint"):
         train(run, **data, out=tmp_path, state=tmp_path / "state")
-
-
-def test_every_image_is_seen_once_before_any_is_seen_again(data):
-    store = open_store(data["store"])
-    roles = store.split_rows(data["split"])
-    feed = Feed(store, roles, seed=3, device=torch.device("cpu"))
-    stream = np.concatenate([feed._rows("labelled", feed.labelled, step, 5) for step in range(12)])
-    for epoch in range(5):
-        assert sorted(stream[epoch * 12 : (epoch + 1) * 12]) == sorted(roles["labelled"])
-    assert set(feed.unlabelled) == set(roles["labelled"]) | set(roles["unlabelled"])
-
-
-def test_images_left_on_disk_are_the_images_held_in_memory(data):
-    store = open_store(data["store"])
-    roles = store.split_rows(data["split"])
-    held, left = (Feed(store, roles, seed=0, device=torch.device("cpu"), resident_bytes=b) for b in (2**31, 0))
-    for name in ("labelled", "labels", "unlabelled"):
-        one, other = (getattr(f.batch(2, steps=5, labelled=4, unlabelled=8), name) for f in (held, left))
-        assert torch.equal(one, other)
 
 
 # A fixed-seed trace of losses: a change of the numbers is either meant (then the trace changes with it) or a bug.
