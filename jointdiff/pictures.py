@@ -42,7 +42,15 @@ def save_strips(
             if row == 0:
                 axis.set_title(name, fontsize=9)
             if shown is not None and row == len(rows) - 1:
-                bar = figure.colorbar(shown, ax=axes[:, column], orientation="horizontal", shrink=0.9, pad=0.02)
+                part = min(1.0, 6 / len(rows))  # of a tall picture, less of its height
+                bar = figure.colorbar(
+                    shown,
+                    ax=axes[:, column],
+                    orientation="horizontal",
+                    shrink=0.9,
+                    fraction=0.15 * part,
+                    pad=0.02 * part,
+                )
                 bar.ax.tick_params(labelsize=7)
     for row, name in enumerate(rows):
         axes[row, 0].set_ylabel(name, rotation=0, ha="right", va="center", fontsize=9)
