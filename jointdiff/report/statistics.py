@@ -171,8 +171,10 @@ class Scores:
         return calls / first * last
 
     def findings(self, dataset: str, metric: str) -> list[str]:
-        """List the findings of a data set that have a metric, macro last."""
+        """List the findings of a data set that have a metric, and macro last where there are several."""
         found = {row["finding"] for row in self.rows if row["dataset"] == dataset and row["metric"] == metric}
+        if len(found) == 2:
+            found.discard(MACRO)
         return sorted(found, key=lambda finding: (finding == MACRO, finding))
 
     def budgets(self, dataset: str) -> list[str]:

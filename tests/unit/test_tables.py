@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from made_results import CHANGES, make_results
 
-from jointdiff.evaluate.scores import Identity, collect, format_protocol, read_rows, score_row, write_rows
+from jointdiff.evaluate.scores import MACRO, Identity, collect, format_protocol, read_rows, score_row, write_rows
 from jointdiff.report import paper
 from jointdiff.report.figures import draw_figures
 from jointdiff.report.layout import Cell, Column, Line, Section, Table, number, rank, to_latex, write_html
@@ -108,6 +108,28 @@ def test_where_all_labels_are_the_only_budget_they_compete(tmp_path):
     lines = {line["line"]: line for line in lines_of(tmp_path / "tables" / "classification.csv")}
     assert "best" in lines["A"]["notes"] and not lines["B"]["section"]
     assert lines["Random scores"]["section"] == "Controls"
+
+
+def test_without_regions_only_what_edits_do_is_told_and_one_finding_needs_no_mean(tmp_path):
+    rows = [
+        score_row(
+            Identity("d", "50", "a", 0, "c", "a", "a"),
+            metric=metric,
+            value=value,
+            finding=finding,
+            protocol=format_protocol(map=place, reason="no regions in data set" if math.isnan(value) else None),
+        )
+        for finding in ("x", MACRO)
+        for place, metric, value in (
+            ("counterfactual", "pointing", math.nan),
+            ("counterfactual", "flip_rate", 0.5),
+            ("counterfactual_control", "pointing", math.nan),
+        )
+    ]
+    write_rows(rows, tmp_path / "s.parquet")
+    draw_tables(tmp_path / "s.parquet", [], tmp_path / "tables")
+    (line,) = lines_of(tmp_path / "tables" / "localisation.csv")
+    assert (line["section"], line["line"], float(line["Flips own"])) == ("X", "A: change", 0.5)
 
 
 def test_votes_are_told_with_their_calls(results):

@@ -61,11 +61,7 @@ def counterfactual_tables(evidence: Evidence) -> Iterator[Table]:
     rows = evidence.rows
     for dataset in rows.distinct("dataset"):
         every = rows.distinct("labels", dataset=dataset, metric="proximity")
-        findings = rows.findings(dataset, "proximity")
-        if len(findings) > 2:
-            findings = [MACRO, *(finding for finding in findings if finding != MACRO)]
-        else:  # of one finding the mean is the finding's
-            findings = findings[:1]
+        findings = sorted(rows.findings(dataset, "proximity"), key=lambda finding: finding != MACRO)  # macro first
         seeds = rows.distinct_seeds(dataset)
         spread = ", in brackets their standard deviation in units of the last digit" if seeds > 1 else ""
         for budget in [labels for labels in every if labels != "all"] or every:

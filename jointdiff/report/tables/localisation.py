@@ -72,7 +72,9 @@ def _map_lines(
     columns: Sequence[Column],
     order: Sequence[str],
 ) -> list[Line]:
+    """Return a line per map; of a data set without regions, those that say more than that there is nothing to say."""
     lines: list[Line] = []
+    silent: dict[str, Line] = {}  # gaps with their reasons
     controls: dict[str, Line] = {}
     for method in order:
         for labels in sorted(budgets, key=lambda b: b == "all"):
@@ -84,11 +86,16 @@ def _map_lines(
                 if all(math.isnan(s.mean) and not s.reason for s in summaries):
                     continue
                 cells = tuple(cell_of(summary) for summary in summaries)
-                if place in CONTROL_MAPS:
-                    controls.setdefault(place, Line(map_name(place), cells, competes=False))
+                control = place in CONTROL_MAPS
+                name = map_name(place) if control else f"{method_name(method)}: {map_name(place)}"
+                line = Line(name, cells, competes=not control)
+                if all(math.isnan(s.mean) for s in summaries):
+                    silent.setdefault(name, line)
+                elif control:
+                    controls.setdefault(place, line)
                 else:
-                    lines.append(Line(f"{method_name(method)}: {map_name(place)}", cells))
-    return lines + [controls[place] for place in CONTROL_MAPS if place in controls]
+                    lines.append(line)
+    return lines + [controls[place] for place in CONTROL_MAPS if place in controls] or list(silent.values())
 
 
 def _floor(rows: Scores, dataset: str, budgets: set[str], finding: str) -> float:
