@@ -139,14 +139,14 @@ def test_the_store_holds_domains_and_does_not_depend_on_threads_and_parts(store,
 
 
 def test_domains_are_part_of_the_digest_and_other_stores_stay_as_they_were(tmp_path):
-    drawn = [load(sample) for sample in phantom.read(size=8, patients=6)]
+    drawn = [load(sample) for sample in phantom.read(size=16, patients=6)]
     stores = {}
     for name, domain in (("none", None), ("source", "source"), ("target", "target")):
         samples = [replace(sample, domain=domain) for sample in drawn]
         module = types.SimpleNamespace(
             SOURCE=phantom.SOURCE, read=lambda raw, *, size, samples=samples, **_: iter(samples)
         )
-        prepare_source(module, tmp_path, tmp_path / name, size=8)
+        prepare_source(module, tmp_path, tmp_path / name, size=16)
         stores[name] = open_store(tmp_path / name)
     assert len({store.info.digest for store in stores.values()}) == 3
     assert "domain" not in stores["none"].samples.column_names
