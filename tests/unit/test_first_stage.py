@@ -85,15 +85,18 @@ def test_a_pretrained_one_is_fetched_and_scaled(data, stage, tmp_path):
     assert (tmp_path / "metrics.jsonl").read_bytes() == b""
 
 
+def train_in_latents(run, data, stage, out):
+    state, latents = out / "state", stage / "latents.npy"
+    train(run, **data, out=out, state=state, autoencoder=stage / "model", latents=latents)
+
+
 @pytest.mark.parametrize("method", ["joint", "diffusion_classifier"])
 def test_a_method_learns_from_cached_latents_and_answers_about_images(data, stage, tmp_path, method, monkeypatch):
     run = tiny_run(method, steps=4, validate_every=2)
     encoded = []
     original = Autoencoder.encode
     monkeypatch.setattr(Autoencoder, "encode", lambda self, images: encoded.append(1) or original(self, images))
-    train(
-        run, **data, out=tmp_path, state=tmp_path / "state", autoencoder=stage / "model", latents=stage / "latents.npy"
-    )
+    train_in_latents(run, data, stage, tmp_path)
     assert not encoded, "no training step encodes an image"
     model = load_model(tmp_path / "model")
     assert isinstance(model.codec, Autoencoder)
@@ -110,14 +113,7 @@ def test_a_method_learns_from_cached_latents_and_answers_about_images(data, stag
 
 
 def test_an_edit_in_latents_is_an_image_that_guidance_alone_makes_differ_from_its_control(data, stage, tmp_path):
-    train(
-        tiny_run("joint", steps=4),
-        **data,
-        out=tmp_path,
-        state=tmp_path / "state",
-        autoencoder=stage / "model",
-        latents=stage / "latents.npy",
-    )
+    train_in_latents(tiny_run("joint", steps=4), data, stage, tmp_path)
     model, store = load_model(tmp_path / "model"), open_store(data["store"])
     (images,) = image_batches(store.images, np.arange(4), batch_size=4, device=torch.device("cpu"))
     how = Explanation(noise_level=300, steps=3, noises=2)
@@ -140,14 +136,7 @@ def test_an_edit_in_latents_is_an_image_that_guidance_alone_makes_differ_from_it
 
 
 def test_diffusers_draws_from_a_joint_model_of_latents(data, stage, tmp_path):
-    train(
-        tiny_run("joint", steps=2),
-        **data,
-        out=tmp_path,
-        state=tmp_path / "state",
-        autoencoder=stage / "model",
-        latents=stage / "latents.npy",
-    )
+    train_in_latents(tiny_run("joint", steps=2), data, stage, tmp_path)
     pipeline = LDMPipeline.from_pretrained(tmp_path / "model")
     model = load_model(tmp_path / "model")
     generator = torch.Generator().manual_seed(0)

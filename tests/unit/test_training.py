@@ -7,6 +7,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from contextlib import contextmanager
 
 import pandas as pd
 import pytest
@@ -45,24 +46,30 @@ def assert_same_weights(one, other):
         assert all(torch.equal(a[file][name], b[file][name]) for name in a[file])
 
 
+@contextmanager
+def dies_after_checkpoint(monkeypatch, number=1):
+    """Interrupt a training when it has saved so many checkpoints."""
+    real, saved = loop.save_checkpoint, []
+
+    def save_then_die(*args, **kwargs):
+        real(*args, **kwargs)
+        saved.append(1)
+        if len(saved) == number:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(loop, "save_checkpoint", save_then_die)
+        yield
+
+
 @pytest.mark.parametrize("method", ["joint", "fixmatch", "mean_teacher"])
 @pytest.mark.parametrize("stop_after", [2, 4])
 def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(data, tmp_path, monkeypatch, method, stop_after):
     run = spec(method, checkpoint_seconds=0.0)
     train(run, **data, out=tmp_path / "whole", state=tmp_path / "state-whole")
 
-    real, calls = loop.save_checkpoint, []
-
-    def save_then_die(*args, **kwargs):
-        real(*args, **kwargs)
-        calls.append(1)
-        if len(calls) == stop_after // 2:
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(loop, "save_checkpoint", save_then_die)
-    with pytest.raises(KeyboardInterrupt):
+    with dies_after_checkpoint(monkeypatch, stop_after // 2):
         train(run, **data, out=tmp_path / "resumed", state=tmp_path / "state")
-    monkeypatch.setattr(loop, "save_checkpoint", real)
     assert not (tmp_path / "resumed/model").exists(), "nothing half is left where a whole result is looked for"
     train(run, **data, out=tmp_path / "resumed", state=tmp_path / "state")
 
@@ -98,18 +105,10 @@ def test_kill_minus_nine_loses_nothing(data, tmp_path):
 
 def test_state_of_other_code_or_settings_is_not_resumed(data, tmp_path, monkeypatch):
     run = spec("supervised", checkpoint_seconds=0.0)
-    real = loop.save_checkpoint
-
-    def save_then_die(*args, **kwargs):
-        real(*args, **kwargs)
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(loop, "save_checkpoint", save_then_die)
-    with pytest.raises(KeyboardInterrupt):
+    with dies_after_checkpoint(monkeypatch):
         train(run, **data, out=tmp_path / "a", state=tmp_path / "state", code_version="old")
     steps = [json.loads(line)["step"] for line in (tmp_path / "state/metrics.jsonl").read_text().splitlines()]
     assert steps == [2]
-    monkeypatch.setattr(loop, "save_checkpoint", real)
     train(run, **data, out=tmp_path / "a", state=tmp_path / "state", code_version="new")
     train(run, **data, out=tmp_path / "b", state=tmp_path / "state-b", code_version="new")
     assert (tmp_path / "a/metrics.jsonl").read_text() == (tmp_path / "b/metrics.jsonl").read_text()
@@ -118,16 +117,8 @@ def test_state_of_other_code_or_settings_is_not_resumed(data, tmp_path, monkeypa
 def test_state_of_another_split_is_not_resumed(data, tmp_path, monkeypatch):
     """What was a test image of the old split may be one to learn from in the new one, and the other way round."""
     run = spec("supervised", checkpoint_seconds=0.0)
-    real = loop.save_checkpoint
-
-    def save_then_die(*args, **kwargs):
-        real(*args, **kwargs)
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(loop, "save_checkpoint", save_then_die)
-    with pytest.raises(KeyboardInterrupt):
+    with dies_after_checkpoint(monkeypatch):
         train(run, **data, out=tmp_path / "a", state=tmp_path / "state")
-    monkeypatch.setattr(loop, "save_checkpoint", real)
     turned = pd.read_parquet(data["split"])
     turned["role"] = turned["role"].replace({"labelled": "test", "test": "labelled"})
     turned.to_parquet(tmp_path / "split.parquet")
