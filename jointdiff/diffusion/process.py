@@ -245,8 +245,9 @@ class _DDIM:
 
     def step(self, clean: Tensor, t: float, z: Tensor) -> Tensor:
         before, after = self.signals[t]
-        noise = (z - math.sqrt(before) * clean) / math.sqrt(1.0 - before)
-        return math.sqrt(after) * clean + math.sqrt(1.0 - after) * noise
+        # Of small codes, a step next to the image can have no noise left in single precision.
+        kept = math.sqrt((1.0 - after) / (1.0 - before)) if before < 1.0 else 0.0
+        return math.sqrt(after) * clean + kept * (z - math.sqrt(before) * clean)
 
 
 class _DPMSolver:

@@ -173,6 +173,14 @@ def test_solvers_recover_the_mean_of_gaussian_data(sampler, make, prediction):
     assert z.std().item() == pytest.approx(spread, abs=0.03)
 
 
+def test_a_step_without_any_noise_left_is_a_number():
+    process = ContinuousProcess(4)
+    solver = process.solver("ddim", 1000)
+    assert process.signal(torch.tensor([solver.times[-1]])).item() == 1.0
+    z = torch.rand(1, 1, 4, 4)
+    assert torch.equal(solver.step(z, solver.times[-1], z), z)
+
+
 def test_noise_of_an_image_depends_on_its_seed_alone():
     together = noise_for(torch.tensor([5, 6, 7]), (1, 4, 4))
     alone = noise_for(torch.tensor([6]), (1, 4, 4))
