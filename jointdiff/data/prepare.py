@@ -188,7 +188,7 @@ def join_parts(
     import pyarrow as pa
 
     source, _ = describe(module, options)
-    pieces = sorted(piece for part in parts for piece in Path(part).glob("*.arrow"))
+    pieces = sorted(piece for part in parts for piece in Path(part).glob("[!.]*.arrow"))  # not what a kill left half
     if not pieces:
         raise DataError(f"{source.name}: no samples were read; check its raw files and its options")
     table = pa.concat_tables([read_piece(path).drop_columns(["image", "regions"]) for path in pieces])
