@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Literal
 
 import torch
@@ -55,3 +57,22 @@ class ClassifierMethod(Method):
     def logits_of(self, *parts: Tensor) -> tuple[Tensor, ...]:
         """Return the logits of several batches from one pass, so that normalisation sees them together."""
         return self.logits(torch.cat(parts)).split([len(part) for part in parts])
+
+
+@contextmanager
+def fixed_statistics(net: nn.Module) -> Iterator[None]:
+    """Let batch normalisation see a batch without remembering it, for images that nobody would ask about."""
+    norms = [(module, module.momentum) for module in net.modules() if isinstance(module, nn.BatchNorm2d)]
+    for module, _ in norms:
+        module.momentum = 0.0
+    try:
+        yield
+    finally:
+        for module, momentum in norms:
+            module.momentum = momentum
+
+
+def sharpened(distributions: Tensor, temperature: float) -> Tensor:
+    """Return p^(1/T) / sum p^(1/T) of distributions (N, M, C): all on the likeliest outcome as T falls to 0."""
+    powered = (distributions / distributions.amax(dim=2, keepdim=True)) ** (1.0 / temperature)
+    return powered / powered.sum(dim=2, keepdim=True)

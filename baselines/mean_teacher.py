@@ -28,11 +28,10 @@ class MeanTeacher(ClassifierMethod):
         labelled, student = self.logits_of(views.weak(batch.labelled), views.weak(batch.unlabelled))
         with torch.no_grad():
             teacher = averaged.predict(views.weak(batch.unlabelled))
-        ramp = min(batch.progress / self.settings.warmup, 1.0) if self.settings.warmup else 1.0
         distance = (self.task.probabilities(student) - teacher).square().mean()
         return {
             "supervised": self.task.labelled_loss(labelled, batch.labels).mean(),
-            "consistency": self.settings.weight * ramp * distance,
+            "consistency": self.settings.weight * batch.ramp(self.settings.warmup) * distance,
         }
 
 

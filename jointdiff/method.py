@@ -48,11 +48,17 @@ class Batch:
     unlabelled: Tensor  # (ratio * B, C, H, W), likewise
     step: int  # optimiser steps done before this one
     steps: int  # optimiser steps in all
+    labelled_at: Tensor | None = None  # (B,): which of all labelled images each is, for methods that keep a record
+    unlabelled_at: Tensor | None = None  # (ratio * B,): likewise of all unlabelled images
 
     @property
     def progress(self) -> float:
         """Share of the training done, in [0, 1)."""
         return self.step / max(self.steps, 1)
+
+    def ramp(self, share: float) -> float:
+        """Return a weight in [0, 1] that grows linearly over the first ``share`` of the training."""
+        return min(self.progress / share, 1.0) if share else 1.0
 
 
 class Trainable(nn.Module, ABC):
@@ -64,14 +70,20 @@ class Trainable(nn.Module, ABC):
 
     Settings: ClassVar[type[MethodSettings]] = MethodSettings
     sees_labelled: ClassVar[bool] = True  # False: it trains on unlabelled images alone, and none are drawn for it
+    # Buffers that hold something of every training image. Checkpoints keep them; the average has them empty, as they are
+    # built, and so does a saved model.
+    memory: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, data: DataInfo, settings: MethodSettings) -> None:
         super().__init__()
         self.data = data
         self.settings = settings
 
-    def prepare(self, labels: Tensor) -> None:
-        """Look at the labels (N, K) of the labelled images once, before training begins or goes on."""
+    def prepare(self, labels: Tensor, unlabelled: int = 0) -> None:
+        """Look at the labels (N, K) of all labelled images and at how many unlabelled ones there are.
+
+        Called once, before training begins or goes on.
+        """
 
     @abstractmethod
     def losses(self, batch: Batch, views: Views, averaged: Any) -> Losses:
@@ -126,7 +138,7 @@ class Method(Trainable):
             raise ValueError(f"{cls.__name__} works on images: remove `autoencoder` from its entry")
         return cls(data, checked, codec)  # type: ignore[call-arg]
 
-    def prepare(self, labels: Tensor) -> None:
+    def prepare(self, labels: Tensor, unlabelled: int = 0) -> None:
         """Balance the classes where the settings say so."""
         if self.settings.class_balance == "inverse":
             self.task.balance_by(labels)

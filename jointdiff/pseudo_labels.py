@@ -38,20 +38,46 @@ class SoftThreshold(nn.Module):
     def __init__(self, task: Task, *, momentum: float = 0.999, deviations: float = 2.0) -> None:
         super().__init__()
         self.task, self.momentum, self.deviations = task, momentum, deviations
-        columns = task.outputs if task.labels.kind == "multi_label" else 1
-        # A guess between two findings is right half the time, one among K classes a K-th.
-        chance = 0.5 if task.labels.kind == "multi_label" else 1.0 / task.outputs
-        self.register_buffer("mean", torch.full((columns,), chance))
-        self.register_buffer("variance", torch.ones(columns))
+        contests = len(task.contests)
+        # At first, a guess is right by chance.
+        self.register_buffer("mean", torch.full((contests,), contests / task.conditions))
+        self.register_buffer("variance", torch.ones(contests))
 
     def forward(self, logits: Tensor) -> tuple[Tensor, Tensor]:
         """Return hard targets (N, K) and their weights (N, 1) or (N, K) in (0, 1]; in training, learn from them."""
         target, _ = self.task.pseudo_labels(logits, threshold=0.0)
-        p = self.task.probabilities(logits)
-        confidence = torch.maximum(p, 1.0 - p) if self.task.labels.kind == "multi_label" else p.amax(1, keepdim=True)
+        return target, self.weigh(self.task.distributions(logits))
+
+    def weigh(self, distributions: Tensor) -> Tensor:
+        """Return the weights (N, M) in (0, 1] of the likeliest outcomes of (N, M, C); in training, learn from them."""
+        confidence = distributions.amax(dim=2)
         if self.training:
             self.mean.lerp_(confidence.mean(0), 1.0 - self.momentum)
             # Of a single image there is no unbiased variance.
             self.variance.lerp_(confidence.var(0, correction=min(1, len(confidence) - 1)), 1.0 - self.momentum)
         below = (confidence - self.mean).clamp(max=0.0)
-        return target, torch.exp(-below.square() / (2.0 * self.variance / self.deviations**2))
+        return torch.exp(-below.square() / (2.0 * self.variance / self.deviations**2))
+
+
+class UniformAlignment(nn.Module):
+    """Divide by what was answered on average, so that no outcome is trusted for being frequent (SoftMatch, Eq. 9).
+
+    Args:
+        task: one-of-K or multi-label.
+        momentum: of the running mean.
+    """
+
+    mean: Tensor
+
+    def __init__(self, task: Task, *, momentum: float = 0.999) -> None:
+        super().__init__()
+        self.momentum = momentum
+        contests, outcomes = len(task.contests), len(task.contests[0])
+        self.register_buffer("mean", torch.full((contests, outcomes), 1.0 / outcomes))
+
+    def forward(self, distributions: Tensor) -> Tensor:
+        """Return distributions (N, M, C) whose mean is nearly uniform; in training, learn from them."""
+        if self.training:
+            self.mean.lerp_(distributions.mean(dim=0), 1.0 - self.momentum)
+        aligned = distributions / (self.mean + 1e-6)
+        return aligned / aligned.sum(dim=2, keepdim=True)

@@ -43,6 +43,26 @@ class Task(ABC):
     def probabilities(self, logits: Tensor) -> Tensor:
         """Return probabilities in [0, 1]."""
 
+    def distributions(self, logits: Tensor) -> Tensor:
+        """Return the probabilities of what excludes each other (N, M, C): of M contests with C outcomes each.
+
+        Of K classes that is one contest of K (N, 1, K), of K findings K contests of absence and presence (N, K, 2). What
+        is written over distributions holds for both.
+        """
+        return self.log_distributions(logits).exp()
+
+    @abstractmethod
+    def log_distributions(self, logits: Tensor) -> Tensor:
+        """Return the logarithms of ``distributions`` (N, M, C)."""
+
+    @abstractmethod
+    def as_distributions(self, labels: Tensor) -> Tensor:
+        """Return labels or probabilities (N, K) as distributions (N, M, C); what is unknown stays NaN."""
+
+    @abstractmethod
+    def as_labels(self, distributions: Tensor) -> Tensor:
+        """Return distributions (N, M, C) as soft labels (N, K)."""
+
     @abstractmethod
     def pseudo_labels(self, logits: Tensor, *, threshold: float) -> tuple[Tensor, Tensor]:
         """Return hard targets (N, K) and where they are confident, a float mask (N, 1) or (N, K)."""
@@ -109,6 +129,18 @@ class OneOfK(Task):
     def probabilities(self, logits: Tensor) -> Tensor:
         """Return the softmax."""
         return logits.float().softmax(dim=1)
+
+    def log_distributions(self, logits: Tensor) -> Tensor:
+        """Return the log-softmax (N, 1, K)."""
+        return F.log_softmax(logits.float(), dim=1)[:, None]
+
+    def as_distributions(self, labels: Tensor) -> Tensor:
+        """Return them as the one contest's (N, 1, K)."""
+        return labels[:, None]
+
+    def as_labels(self, distributions: Tensor) -> Tensor:
+        """Return the one contest's."""
+        return distributions.squeeze(1)
 
     def pseudo_labels(self, logits: Tensor, *, threshold: float) -> tuple[Tensor, Tensor]:
         """Return the most probable class as one-hot, confident where its probability reaches ``threshold``."""
@@ -179,6 +211,18 @@ class MultiLabel(Task):
     def probabilities(self, logits: Tensor) -> Tensor:
         """Return the sigmoid."""
         return logits.float().sigmoid()
+
+    def log_distributions(self, logits: Tensor) -> Tensor:
+        """Return log (1 - p) and log p of each finding (N, K, 2)."""
+        return F.logsigmoid(torch.stack([-logits, logits], dim=2).float())
+
+    def as_distributions(self, labels: Tensor) -> Tensor:
+        """Return absence and presence of each finding (N, K, 2)."""
+        return torch.stack([1.0 - labels, labels], dim=2)
+
+    def as_labels(self, distributions: Tensor) -> Tensor:
+        """Return the presence of each finding."""
+        return distributions[..., 1]
 
     def pseudo_labels(self, logits: Tensor, *, threshold: float) -> tuple[Tensor, Tensor]:
         """Return presence per finding, confident where p >= threshold or p <= 1 - threshold."""

@@ -18,6 +18,14 @@ SMALL: dict[str, dict[str, Any]] = {
     "supervised": {"depth": 10, "width": 1},
     "fixmatch": {"depth": 10, "width": 1, "unlabelled_ratio": 2},
     "mean_teacher": {"depth": 10, "width": 1},
+    "pseudo_label": {"depth": 10, "width": 1},
+    "pi_model": {"depth": 10, "width": 1},
+    "vat": {"depth": 10, "width": 1},
+    "mixmatch": {"depth": 10, "width": 1},
+    "uda": {"depth": 10, "width": 1, "unlabelled_ratio": 2},
+    "flexmatch": {"depth": 10, "width": 1, "unlabelled_ratio": 2},
+    "freematch": {"depth": 10, "width": 1, "unlabelled_ratio": 2},
+    "softmatch": {"depth": 10, "width": 1, "unlabelled_ratio": 2},
 }
 
 

@@ -13,8 +13,11 @@ T = TypeVar("T", bound=Trainable)
 
 
 def averaged_copy(method: T) -> T:
-    """Return a frozen copy in evaluation mode."""
-    return copy.deepcopy(method).eval().requires_grad_(False)
+    """Return a frozen copy in evaluation mode, without what is kept of every training image."""
+    averaged = copy.deepcopy(method).eval().requires_grad_(False)
+    for name in method.memory:
+        setattr(averaged, name, getattr(averaged, name)[:0])
+    return averaged
 
 
 @torch.no_grad()
@@ -40,4 +43,4 @@ def update_average(averaged: Trainable, method: Trainable, *, decay: float, step
 
 
 def _tensors(method: Trainable) -> list[torch.Tensor]:
-    return [*method.parameters(), *method.buffers()]
+    return [*method.parameters(), *(buffer for name, buffer in method.named_buffers() if name not in method.memory)]

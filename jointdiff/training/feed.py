@@ -50,13 +50,17 @@ class Feed:
 
     def batch(self, step: int, *, steps: int, labelled: int, unlabelled: int) -> Batch:
         """Return the batch of one step with as many images as asked for."""
-        shown = self._rows("labelled", self.labelled, step, labelled)
+        labelled_at = self._places("labelled", len(self.labelled), step, labelled)
+        unlabelled_at = self._places("unlabelled", len(self.unlabelled), step, unlabelled)
+        shown = self.labelled[labelled_at]
         return Batch(
             labelled=self.images(shown),
             labels=self.labels[torch.from_numpy(shown).to(self.device)],
-            unlabelled=self.images(self._rows("unlabelled", self.unlabelled, step, unlabelled)),
+            unlabelled=self.images(self.unlabelled[unlabelled_at]),
             step=step,
             steps=steps,
+            labelled_at=torch.from_numpy(labelled_at).to(self.device),
+            unlabelled_at=torch.from_numpy(unlabelled_at).to(self.device),
         )
 
     def images(self, rows: np.ndarray) -> Tensor:
@@ -68,17 +72,16 @@ class Feed:
             gathered = gathered.pin_memory().to(self.device, non_blocking=True)
         return _to_floats(gathered).contiguous()
 
-    def _rows(self, stream: str, pool: np.ndarray, step: int, count: int) -> np.ndarray:
-        """Return the rows at positions [step * count, (step + 1) * count) of endless shuffled passes over ``pool``."""
-        positions = np.arange(step * count, (step + 1) * count)
-        epochs, places = np.divmod(positions, len(pool))
-        rows = np.empty(count, dtype=np.int64)
+    def _places(self, stream: str, size: int, step: int, count: int) -> np.ndarray:
+        """Return what stands at [step * count, (step + 1) * count) of endless shuffled passes over ``range(size)``."""
+        epochs, places = np.divmod(np.arange(step * count, (step + 1) * count), size)
+        drawn = np.empty(count, dtype=np.int64)
         for epoch in np.unique(epochs).tolist():
             if self._orders.get(stream, (-1,))[0] != epoch:
-                self._orders[stream] = epoch, rng(self.seed, stream, epoch).permutation(len(pool))
+                self._orders[stream] = epoch, rng(self.seed, stream, epoch).permutation(size)
             here = epochs == epoch
-            rows[here] = pool[self._orders[stream][1][places[here]]]
-        return rows
+            drawn[here] = self._orders[stream][1][places[here]]
+        return drawn
 
 
 def _on_device(pixels: np.ndarray, device: torch.device, *, at_once: int = 4096) -> Tensor:

@@ -133,7 +133,7 @@ def fit(
     trained = trained.to(device)
     if device.type == "cuda":  # channels last is what its convolutions are fastest with
         trained = trained.to(memory_format=torch.channels_last)
-    trained.prepare(feed.labels[torch.from_numpy(feed.labelled).to(device)])
+    trained.prepare(feed.labels[torch.from_numpy(feed.labelled).to(device)], len(feed.unlabelled))
     settings = trained.settings
     optimiser = _optimiser(trained)
     averaged = averaged_copy(trained)

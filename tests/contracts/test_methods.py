@@ -42,14 +42,24 @@ def case(request) -> tuple[RunSpec, Method]:
     name, kind = request.param
     torch.manual_seed(0)
     run = spec(name)
-    return run, build_method(run, info(kind))
+    method = build_method(run, info(kind))
+    method.prepare(batch(method).labels, 4 * method.settings.unlabelled_ratio)
+    return run, method
 
 
 def batch(method: Method) -> Batch:
     shape = (method.data.channels, 16, 16)
     labels = torch.eye(method.task.outputs)[torch.arange(4) % method.task.outputs]
     unlabelled = 4 * method.settings.unlabelled_ratio
-    return Batch(torch.rand(4, *shape) * 2 - 1, labels, torch.rand(unlabelled, *shape) * 2 - 1, step=5, steps=10)
+    return Batch(
+        torch.rand(4, *shape) * 2 - 1,
+        labels,
+        torch.rand(unlabelled, *shape) * 2 - 1,
+        step=5,
+        steps=10,
+        labelled_at=torch.arange(4),
+        unlabelled_at=torch.arange(unlabelled),
+    )
 
 
 def test_losses_are_finite_named_scalars_that_reach_every_weight(case):
@@ -77,8 +87,9 @@ def test_predictions_are_probabilities_that_ignore_the_batch(case):
 
 def test_a_saved_model_answers_as_before(case, tmp_path):
     run, method = case
+    method = averaged_copy(method)
     images = torch.rand(3, method.data.channels, 16, 16) * 2 - 1
-    save_model(method.eval(), tmp_path / "model", run=run, results={"auroc": 0.5})
+    save_model(method, tmp_path / "model", run=run, results={"auroc": 0.5})
     loaded = Method.from_pretrained(tmp_path / "model")
     assert type(loaded) is type(method)
     assert not loaded.training
