@@ -22,7 +22,7 @@ class MixMatch(ClassifierMethod):
         unlabelled_ratio: int = Field(1, ge=1)
         views: int = Field(2, ge=1)  # K: views of an unlabelled image, whose answers are averaged
         temperature: float = 0.5  # T: sharpens that average
-        alpha: float = 0.5  # of the Beta distribution of the mixing share
+        alpha: float = Field(0.5, ge=0.1)  # of the Beta distribution of the mixing share
         weight: float = 100.0  # lambda_u, of the squared difference of probabilities
         warmup: float = 0.4  # share of the training over which the weight grows from 0
 
@@ -30,7 +30,7 @@ class MixMatch(ClassifierMethod):
     tunable: ClassVar[tuple[str, ...]] = ("learning_rate", "weight")
 
     def losses(self, batch: Batch, views: Views, averaged: Method) -> Losses:
-        """Return the cross-entropy of mixed labelled images and the squared error of mixed unlabelled ones (Eq. 3-4)."""
+        """Return the cross-entropy of mixed labelled images, the squared error of mixed others (Eq. 3-4)."""
         seen = [views.weak(batch.unlabelled) for _ in range(self.settings.views)]
         with torch.no_grad(), fixed_statistics(self.net):
             answers = self.task.distributions(self.logits(torch.cat(seen)))

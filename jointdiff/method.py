@@ -70,8 +70,8 @@ class Trainable(nn.Module, ABC):
 
     Settings: ClassVar[type[MethodSettings]] = MethodSettings
     sees_labelled: ClassVar[bool] = True  # False: it trains on unlabelled images alone, and none are drawn for it
-    # Buffers that hold something of every training image. Checkpoints keep them; the average has them empty, as they are
-    # built, and so does a saved model.
+    # Buffers that hold something of every training image. Checkpoints keep them; the average has them empty, as they
+    # are built, and so does a saved model.
     memory: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, data: DataInfo, settings: MethodSettings) -> None:

@@ -46,8 +46,8 @@ class Task(ABC):
     def distributions(self, logits: Tensor) -> Tensor:
         """Return the probabilities of what excludes each other (N, M, C): of M contests with C outcomes each.
 
-        Of K classes that is one contest of K (N, 1, K), of K findings K contests of absence and presence (N, K, 2). What
-        is written over distributions holds for both.
+        Of K classes that is one contest of K (N, 1, K), of K findings K contests of absence and presence (N, K, 2).
+        What is written over distributions holds for both.
         """
         return self.log_distributions(logits).exp()
 
