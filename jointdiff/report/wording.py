@@ -21,6 +21,7 @@ _METHODS = {
     "mixmatch": "MixMatch",
     "mean_teacher": "Mean Teacher",
     "pi_model": "Pi-model",
+    "pseudo_label": "Pseudo-label",
     "vat": "VAT",
     "uda": "UDA",
     "random": "Random scores",

@@ -49,10 +49,14 @@ STYLE: dict[Any, Any] = {
 
 
 def colours(methods: Sequence[str]) -> dict[str, tuple[str, str]]:
-    """Give each method a colour and a marker; the usual ones keep theirs whoever else takes part."""
+    """Give each method a colour and a marker; the usual ones keep theirs whoever else takes part.
+
+    Where there are more methods than colours, a colour comes again with another marker.
+    """
     competing = [m for m in methods if m not in CONTROLS]
     queue = [*FIRST, *(m for m in competing if m not in FIRST)]
-    return {m: (PALETTE[queue.index(m) % len(PALETTE)], MARKERS[queue.index(m) % len(MARKERS)]) for m in competing}
+    places = {method: divmod(queue.index(method), len(PALETTE)) for method in competing}
+    return {m: (PALETTE[i], MARKERS[(i + turn) % len(MARKERS)]) for m, (turn, i) in places.items()}
 
 
 def panels(names: Sequence[str], *, width: float = 3.5, height: float = 2.9, columns: int = 3) -> tuple[Figure, list]:
