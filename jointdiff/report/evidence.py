@@ -13,7 +13,6 @@ import numpy as np
 from jointdiff.evaluate.classification import Predictions
 from jointdiff.evaluate.scores import Identity, budget_order
 from jointdiff.files import read_json
-from jointdiff.report.layout import digits_of
 from jointdiff.report.published import Reported
 from jointdiff.report.statistics import Cells, Scores
 from jointdiff.report.wording import budget_name, method_name
@@ -64,8 +63,7 @@ class Evidence:
                     sizes.setdefault(network, {})[method] = found.mean / 1e6
         told: list[str] = []
         for network, of in sizes.items():
-            digits = max(2, digits_of([min(of.values())]))
-            span = dict.fromkeys(f"{size:.{digits}f}" for size in (min(of.values()), max(of.values())))
+            span = dict.fromkeys(f"{size:.2f}" for size in (min(of.values()), max(of.values())))
             unit = " M parameters" if not told else " M"
             told.append(f"{network} ({' to '.join(span)}{unit}) for {', '.join(map(method_name, of))}")
         return f"Networks: {'; '.join(told)}." if told else ""
