@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal, Self
 
 import torch
 from pydantic import Field
@@ -12,7 +13,8 @@ from torch import Tensor, nn
 
 from jointdiff.data.source import DataInfo
 from jointdiff.method import Method, MethodSettings
-from jointdiff.nets.classifier import WideResNet
+from jointdiff.nets.classifier import WIDE_RESNET, TimmClassifier, WideResNet
+from jointdiff.nets.codecs import Codec
 
 
 class ClassifierMethod(Method):
@@ -27,16 +29,39 @@ class ClassifierMethod(Method):
         schedule: Literal["constant", "cosine"] = "cosine"
         ema: float = 0.999
         unlabelled_ratio: int = Field(0, ge=0)
+        backbone: str = WIDE_RESNET  # or a classifier of timm: densenet121, resnet18, vit_small_patch16_224, ...
         depth: int = 28  # of the wide ResNet: WRN-28-2
         width: int = 2
+        pretrained: str | None = None  # timm's: folder or hub id of weights to start from, as timm/resnet18.a1_in1k
 
     settings: Settings
+    net: WideResNet | TimmClassifier
 
     def __init__(self, data: DataInfo, settings: Settings) -> None:
         super().__init__(data, settings)
-        self.net = WideResNet(
-            depth=settings.depth, width=settings.width, channels=data.channels, outputs=self.task.outputs
-        )
+        sizes = {"channels": data.channels, "outputs": self.task.outputs}
+        if settings.backbone != WIDE_RESNET:
+            self.net = TimmClassifier(settings.backbone, size=data.size, **sizes)
+        elif settings.pretrained is None:
+            self.net = WideResNet(depth=settings.depth, width=settings.width, **sizes)
+        else:
+            raise ValueError(f"pretrained: {WIDE_RESNET} has no published weights; name a backbone of timm beside it")
+
+    @classmethod
+    def build(
+        cls, data: DataInfo, settings: dict[str, Any], codec: Codec | None = None, saved: Path | None = None
+    ) -> Self:
+        """Return a new one, with pretrained weights where the settings name some; a saved one has its own."""
+        method = super().build(data, settings, codec, saved)
+        if saved is None and method.settings.pretrained is not None:
+            assert isinstance(method.net, TimmClassifier)
+            method.net.load_pretrained(method.settings.pretrained)
+        return method
+
+    @property
+    def network(self) -> str:
+        """Name the backbone, and say where it did not start from scratch."""
+        return self.net.name + (", pretrained" if self.settings.pretrained else "")
 
     def logits(self, images: Tensor) -> Tensor:
         """Return scores (N, K) before the sigmoid or softmax."""

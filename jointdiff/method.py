@@ -97,6 +97,11 @@ class Trainable(nn.Module, ABC):
     def validate(self, batches: Iterable[Tensor], labels: np.ndarray) -> dict[str, float]:
         """Return what batches of held-out images with labels (N, K) show; the greatest first value wins."""
 
+    @property
+    def network(self) -> str:
+        """Name the network for tables, as "WRN-28-2"; empty where there is none."""
+        return ""
+
     def learning_rates(self) -> dict[str, float]:
         """Name the parts (attributes) that learn at another rate than the settings say."""
         return {}

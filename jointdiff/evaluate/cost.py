@@ -37,7 +37,11 @@ def score_cost(
             value=cost[metric],
             split="train",
             n=1,
-            protocol=format_protocol(device=device, precision=cost.get("precision")),
+            protocol=format_protocol(
+                device=device,
+                precision=cost.get("precision"),
+                network=cost.get("network") or None if metric == "parameters" else None,
+            ),
         )
         for metric in TRAINING
         if cost.get(metric) is not None

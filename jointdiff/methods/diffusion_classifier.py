@@ -9,7 +9,7 @@ from typing import Any, Literal, Self
 import numpy as np
 import torch
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 
 from jointdiff.config import Explanation
 from jointdiff.data.augment import Views
@@ -62,7 +62,7 @@ class DiffusionClassifier(DiffusionMethod):
         quick_trials: int = 16  # trials behind `predict`, which validation and explanations ask
 
     settings: Settings
-    net: nn.Module
+    net: UNet | DiT | StableDiffusion
     process: Process
 
     def __init__(
@@ -107,6 +107,11 @@ class DiffusionClassifier(DiffusionMethod):
         if saved is not None and checked.backbone == "stable_diffusion":
             return cls(data, checked, codec, StableDiffusion.from_saved(saved / "net"))
         return cls(data, checked, codec)
+
+    @property
+    def network(self) -> str:
+        """Name the backbone."""
+        return self.net.name
 
     # --- Training ---------------------------------------------------------------------------------------------------
 

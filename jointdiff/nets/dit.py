@@ -59,6 +59,8 @@ class DiT(nn.Module):
             "heads": heads,
             "conditions": conditions,
         }
+        published = {tuple(size.values()): f"-{letter}" for letter, size in SIZES.items()}
+        self.name = f"DiT{published.get((depth, width, heads), f' {depth} x {width}')}/{patch}"
         self.patch = patch
         self.patches = nn.Conv2d(channels, width, patch, stride=patch)
         self.register_buffer("positions", position_embedding(size // patch, width), persistent=False)

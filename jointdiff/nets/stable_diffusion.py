@@ -48,6 +48,7 @@ class StableDiffusion(nn.Module):
         config: of the U-Net.
     """
 
+    name = "Stable Diffusion"
     unet: Any  # diffusers' classes hide most of what they have from a type checker
     embeddings: Tensor
 

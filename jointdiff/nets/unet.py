@@ -81,6 +81,7 @@ class UNet(nn.Module):
         conditions: int = 0,
     ) -> None:
         super().__init__()
+        self.name = f"U-Net {width} x ({', '.join(map(str, multipliers))})"
         levels = len(multipliers)
         if size % 2 ** (levels - 1):
             raise ValueError(f"images of {size} px cannot be halved {levels - 1} times: use fewer multipliers")

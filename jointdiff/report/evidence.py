@@ -53,6 +53,21 @@ class Evidence:
             found.append(Standing(method, labels, name_beside(method, labels, budget=largest)))
         return found
 
+    def networks(self, dataset: str, methods: Iterable[str]) -> str:
+        """Return a sentence that says which network each method is, and its size; empty where no row tells."""
+        sizes: dict[str, dict[str, float]] = {}  # network -> method -> millions of parameters
+        for method in methods:
+            for labels in self.rows.distinct("labels", dataset=dataset, method=method, metric="parameters"):
+                found = self.rows.summary(dataset, labels, method, "parameters")
+                if network := (found.facts or {}).get("network"):
+                    sizes.setdefault(network, {})[method] = found.mean / 1e6
+        told: list[str] = []
+        for network, of in sizes.items():
+            span = dict.fromkeys(f"{size:.2f}" for size in (min(of.values()), max(of.values())))
+            unit = " M parameters" if not told else " M"
+            told.append(f"{network} ({' to '.join(span)}{unit}) for {', '.join(map(method_name, of))}")
+        return f"Networks: {'; '.join(told)}." if told else ""
+
     def predicted(self) -> dict[str, str]:
         """Return the largest budget with predictions of each data set."""
         return {

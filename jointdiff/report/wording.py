@@ -25,6 +25,13 @@ _METHODS = {
     "vat": "VAT",
     "uda": "UDA",
     "random": "Random scores",
+    "resnet18": "ResNet-18",
+    "resnet50": "ResNet-50",
+    "efficientnet_b0": "EfficientNet-B0",
+    "efficientnet_b4": "EfficientNet-B4",
+    "vit_s_16": "ViT-S/16",
+    "vit_b_16": "ViT-B/16",
+    "swin_b": "Swin-B",
 }
 _DATASETS = {
     "busi": "BUSI",

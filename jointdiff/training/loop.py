@@ -211,6 +211,7 @@ def fit(
         {
             "train_seconds": seconds,
             "images_per_second": steps * (labelled + unlabelled) / seconds if steps else 0.0,
+            "network": trained.network,
             "parameters": sum(p.numel() for p in trained.parameters()),
             "peak_memory_mib": _peak_memory(device),
             "device": describe(device),

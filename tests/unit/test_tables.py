@@ -69,6 +69,24 @@ def test_what_a_data_set_cannot_vouch_for_stands_below_its_numbers(results):
     assert "Of these data: drawn, not photographed." in (results[0] / "tables/classification.md").read_text()
 
 
+def test_captions_say_which_network_each_method_has_where_rows_tell(results, tmp_path):
+    told = (
+        "Networks: U-Net 16 x (1, 2, 4) (0.61 M parameters) for Joint diffusion; "
+        "WRN-10-2 (0.61 to 0.63 M) for Supervised, FixMatch."
+    )
+    for table in ("classification", "cost"):
+        assert told in (results[0] / "tables" / f"{table}.md").read_text()
+    rows = [row for row in read_rows(results[1]) if row["metric"] in ("auroc", "parameters")]
+    sizes = {row["method"]: row["protocol"] for row in rows if row["metric"] == "parameters"}
+    assert "network=WRN-10-2" in sizes["fixmatch"] and "network" not in sizes["random"] + sizes["mean_teacher"]
+    untold = [{**row, "protocol": format_protocol(device="cpu")} for row in rows]
+    for name, kept in {"untold": untold, "unmeasured": [row for row in untold if row["metric"] == "auroc"]}.items():
+        write_rows(kept, tmp_path / f"{name}.parquet")
+        draw_tables(tmp_path / f"{name}.parquet", [], tmp_path / name)
+        assert "compete with nobody." in (tmp_path / name / "classification.md").read_text()
+        assert "Networks" not in (tmp_path / name / "classification.md").read_text()
+
+
 def test_all_systems_stand_side_by_side_with_what_they_cost(results):
     lines = lines_of(results[0] / "tables" / "systems.csv")
     quality, cost = (
@@ -354,6 +372,7 @@ def test_no_text_of_a_row_is_markup(tmp_path):
 def test_names_of_unknown_methods_are_written_as_they_are():
     assert method_name("joint_noisy") == "Joint diffusion, noisy"
     assert method_name("mean_teacher_slow") == "Mean Teacher, slow" and method_name("joint") == "Joint diffusion"
+    assert method_name("resnet50_pretrained") == "ResNet-50, pretrained"
     assert method_name("jointly") == "Jointly" and method_name("my_new_method") == "My new method"
     assert dataset_name("shifted_fashion_mnist") == "Fashion-MNIST, shifted"
 

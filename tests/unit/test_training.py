@@ -169,6 +169,7 @@ def test_what_a_training_leaves_behind(data, tmp_path):
     assert record["roles"] == {"labelled": 12, "validation": 8, "unlabelled": 16, "test": 12}
     cost = record["cost"]
     assert cost["parameters"] == sum(p.numel() for p in load_model(tmp_path / "model").parameters())
+    assert cost["network"] == "WRN-10-1"
     assert cost["train_seconds"] > 0
     assert cost["images_per_second"] == pytest.approx(24 / cost["train_seconds"])
 

@@ -87,8 +87,9 @@ def _table(
             f"Semi-supervised classification on {dataset_name(dataset)} by label budget: mean{over(seeds)}. "
             "Best in bold, second underlined; † marks what is not significantly different from the best "
             f"(paired bootstrap over groups, {draws:,} draws, Holm-corrected, level {evidence.alpha:g}). "
-            f"Controls compete with nobody.{_told(evidence.caveats.get(dataset, ()))}"
-        ),
+            f"Controls compete with nobody.{_told(evidence.caveats.get(dataset, ()))} "
+            f"{evidence.networks(dataset, methods)}"
+        ).rstrip(),
         stub="Method",
         columns=columns,
         sections=tuple(section for section in sections if section.lines),

@@ -57,8 +57,8 @@ def cost_tables(evidence: Evidence) -> Iterator[Table]:
             caption=(
                 f"Cost on {dataset_name(dataset)} with {budget_name(largest)} where nothing else is said, mean over "
                 f"seeds, on {', '.join(devices) or 'an unknown device'}. Memory is the peak of the training process; "
-                "an edit is one counterfactual with its control."
-            ),
+                f"an edit is one counterfactual with its control. {evidence.networks(dataset, (m for m, *_ in lines))}"
+            ).rstrip(),
             stub="Method",
             columns=tuple(columns),
             sections=tuple(section for section in sections if section.lines),
