@@ -107,9 +107,10 @@ def test_unguided_samples_show_either_side_whatever_was_asked_for(models, name):
     ("name", "how"),
     [
         ("representation", Explanation(noise_level=150, steps=2, guidance=200.0, guide="image", noises=1)),
+        ("representation", Explanation(noise_level=300, steps=4, guidance=100.0, guide="representation", noises=1)),
         ("conditional", Explanation(noise_level=500, steps=4, guidance=1.0, guide="label", noises=1)),
     ],
-    ids=["image", "label"],
+    ids=["image", "representation", "label"],
 )
 def test_a_class_removed_gives_way_to_the_other_and_stays_in_the_control(models, name, how, side):
     torch.manual_seed(1)
