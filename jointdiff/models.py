@@ -82,9 +82,11 @@ def _card(method: Method, run: RunSpec, results: dict[str, Any]) -> str:
     data = method.data
     numbers = "\n".join(f"| {name} | {value} |" for name, value in results.items())
     pipeline = method.pipeline()
-    reader = (
-        f"\ndiffusers draws from it as well: `{pipeline['_class_name']}.from_pretrained(FOLDER)`.\n" if pipeline else ""
-    )
+    reader = ""
+    if pipeline:
+        # Where estimates of the image are clipped, diffusers' default keeps the noise of the unclipped ones.
+        same = "; call it with `use_clipped_model_output=True`" if pipeline["_class_name"] == "DDIMPipeline" else ""
+        reader = f"\ndiffusers draws from it as well: `{pipeline['_class_name']}.from_pretrained(FOLDER)`{same}.\n"
     return f"""---
 library_name: jointdiff
 tags: [{run.method}, {data.name}]

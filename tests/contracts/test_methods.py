@@ -11,6 +11,7 @@ from jointdiff.data.augment import Views
 from jointdiff.data.source import Augmentations, DataInfo, LabelSpec
 from jointdiff.method import Batch, Explainer, Generator, HasFeatures, Method
 from jointdiff.models import load_model, save_model
+from jointdiff.nets.unet import UNet
 from jointdiff.registry import load_method, methods
 from jointdiff.training.averaging import averaged_copy, update_average
 from jointdiff.training.loop import build_method
@@ -111,9 +112,12 @@ def test_a_generator_draws_and_an_explainer_edits(case):
     if isinstance(method, Explainer):
         images = torch.rand(2, method.data.channels, 16, 16) * 2 - 1
         seeds = torch.tensor([1, 2])
+        evaluated, unet = [], next(module for module in method.modules() if isinstance(module, UNet))
+        unet.conv_in.register_forward_hook(lambda net, inputs, output: evaluated.append(len(output)))
         answer = method.counterfactual(images, 0, 0.0, seeds, how=Explanation())
         assert answer.images.shape == answer.control.shape == images.shape
         assert answer.calls <= 25, "the default setting costs at most 25 network evaluations"
+        assert sum(evaluated) == answer.calls * len(images), "calls are counted as they are made"
     if isinstance(method, HasFeatures):
         images = torch.rand(2, method.data.channels, 16, 16)
         assert method.features(images).ndim == 2

@@ -85,6 +85,14 @@ def test_guided_samples_show_what_was_asked_for(models, name):
     assert (one != other).float().mean() >= 0.75, "the same seeds show the other side"
 
 
+def test_guidance_on_every_map_shows_what_was_asked_for(models, monkeypatch):
+    """As the paper moves them: the shallow maps alone would lead away from it, the others outweigh them."""
+    monkeypatch.setattr(models["representation"], "guided", models["representation"].pooled)
+    asked = torch.arange(64) % 2
+    drawn = draw(models["representation"], asked, METHODS["representation"][-1])
+    assert ((leftness(drawn) < 0) == asked).float().mean() >= 0.85
+
+
 @pytest.mark.parametrize("name", METHODS)
 def test_unguided_samples_show_either_side_whatever_was_asked_for(models, name):
     asked = torch.arange(64) % 2
@@ -99,9 +107,10 @@ def test_unguided_samples_show_either_side_whatever_was_asked_for(models, name):
     ("name", "how"),
     [
         ("representation", Explanation(noise_level=150, steps=2, guidance=200.0, guide="image", noises=1)),
+        ("representation", Explanation(noise_level=300, steps=4, guidance=100.0, guide="representation", noises=1)),
         ("conditional", Explanation(noise_level=500, steps=4, guidance=1.0, guide="label", noises=1)),
     ],
-    ids=["image", "label"],
+    ids=["image", "representation", "label"],
 )
 def test_a_class_removed_gives_way_to_the_other_and_stays_in_the_control(models, name, how, side):
     torch.manual_seed(1)

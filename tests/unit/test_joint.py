@@ -1,6 +1,5 @@
 import copy
 from dataclasses import replace
-from functools import partial
 
 import pytest
 import torch
@@ -104,12 +103,13 @@ def test_guidance_moves_every_map_down_the_finite_difference_gradient():
         encoding = method.unet.encode(images, steps)
     moved = method.guide(encoding, lambda logits: method.task.loss(logits, labels), scale=1.0)
     loss = lambda e: method.head([e.maps[i] for i in method.pooled])  # noqa: E731
+    assert len(encoding.maps) == 5
 
     def total(maps):
         logits = loss(encoding.with_maps(maps))
         return torch.nn.functional.binary_cross_entropy_with_logits(logits, labels, reduction="none").mean(1).sum()
 
-    for index, pixel in [(0, (0, 3, 5, 5)), (len(encoding.maps) - 1, (1, 7, 2, 3))]:
+    for index, pixel in enumerate([(0, 3, 5, 5), (1, 0, 9, 2), (0, 6, 1, 7), (1, 5, 4, 4), (1, 7, 2, 3)]):
         step = 1e-4
         up, down = ([m.clone() for m in encoding.maps] for _ in range(2))
         up[index][pixel] += step
@@ -309,7 +309,7 @@ def test_counterfactuals_follow_either_guide(guide):
     assert not torch.equal(edited.images, edited.control)
 
 
-def test_velocity_is_learnt_and_drawn_from(tmp_path):
+def test_velocity_is_learnt_and_drawn_from(tmp_path, monkeypatch):
     """The loss is 0 for v itself, and diffusers' own pipeline draws the same images from the saved folder."""
     method = build(prediction="v", classification_weight=0.0)
     seen, views = batch(method), Views(method.data.augmentations)
@@ -324,15 +324,19 @@ def test_velocity_is_learnt_and_drawn_from(tmp_path):
     save_model(method, tmp_path / "model", run=tiny_run("joint", settings={**SMALL["joint"], "prediction": "v"}))
     pipeline = DDIMPipeline.from_pretrained(tmp_path / "model")
     pipeline.set_progress_bar_config(disable=True)
-    seeds = torch.tensor([5])
-    ours = method.sample(torch.zeros(1, 2), seeds, steps=4, sampler="ddim", guidance=0.0)
-    start = noise_for(seeds, (1, 16, 16))
-    pipeline.scheduler.set_timesteps(4)
-    step = partial(pipeline.scheduler.step, use_clipped_model_output=True)
-    with torch.no_grad():
-        for t in pipeline.scheduler.timesteps:
-            start = step(pipeline.unet(start, t).sample, t, start).prev_sample
-    torch.testing.assert_close(start.clamp(-1, 1), ours, atol=1e-4, rtol=1e-3)
+    drawn = pipeline(
+        batch_size=2,
+        generator=torch.Generator().manual_seed(5),
+        num_inference_steps=4,
+        use_clipped_model_output=True,
+        output_type="np",
+    ).images
+    start = torch.randn((2, 1, 16, 16), generator=torch.Generator().manual_seed(5))
+    monkeypatch.setattr("jointdiff.methods._diffusion.noise_for", lambda *_: start)
+    ours = method.sample(torch.zeros(2, 2), torch.tensor([5, 6]), steps=4, sampler="ddim", guidance=0.0)
+    theirs = torch.from_numpy(drawn).permute(0, 3, 1, 2) * 2 - 1
+    torch.testing.assert_close(theirs, ours, atol=1e-4, rtol=1e-3)
+    assert "use_clipped_model_output=True" in (tmp_path / "model" / "README.md").read_text()
 
 
 def test_wavelets_are_another_space_for_the_same_method():

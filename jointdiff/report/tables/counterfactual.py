@@ -23,6 +23,9 @@ EDITS = (
             Column("control", "control_flip_rate", "Removed", digits=2, ranked=False),
             Column("before", "probability_before", "Probability", digits=2, ranked=False),
             Column("after", "probability_after", "Probability", digits=2, ranked=False),
+            Column("before", "judge_probability_before", "Judge's probability", digits=2, ranked=False),
+            Column("after", "judge_probability_after", "Judge's probability", digits=2, ranked=False),
+            Column("control", "control_probability", "Judge's probability", digits=2, ranked=False),
             Column("own", "enforce_rate", "Enforced", digits=2),
             Column("judge", "judge_enforce_rate", "Enforced", digits=2),
             Column("control", "control_enforce_rate", "Enforced", digits=2, ranked=False),
@@ -32,9 +35,10 @@ EDITS = (
         "Removed: of the images in which the finding was seen (probability at least .5), the share in which it is not "
         "seen after it was taken out, by the model itself (own) and by an independent judge; control: the same by the "
         "judge for the image rebuilt without an edit, which is what reconstruction alone loses. Probability: what the "
-        "model itself gives the finding before and after. Enforced: of the images without the finding in which it was "
-        "not seen, the share in which it is seen after it was put in. Side effect: mean change of the probabilities of "
-        "the other findings when one is taken out. Best in bold, second underlined.",
+        "model itself gives the finding before and after. Judge's probability: the same by the judge, and in the "
+        "control: what it falls by from control to after is due to the edit. Enforced: of the images without the "
+        "finding in which it was not seen, the share in which it is seen after it was put in. Side effect: mean change "
+        "of the probabilities of the other findings when one is taken out. Best in bold, second underlined.",
     ),
     (
         "-size",
