@@ -24,6 +24,8 @@ _METHODS = {
     "pseudo_label": "Pseudo-label",
     "vat": "VAT",
     "uda": "UDA",
+    "src_mt": "SRC-MT",
+    "acpl": "ACPL",
     "random": "Random scores",
 }
 _DATASETS = {
