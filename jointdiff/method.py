@@ -49,7 +49,7 @@ class Batch:
     step: int  # optimiser steps done before this one
     steps: int  # optimiser steps in all
     labelled_at: Tensor | None = None  # (B,): which of all labelled images each is, for methods that keep a record
-    unlabelled_at: Tensor | None = None  # (ratio * B,): likewise of all unlabelled images
+    unlabelled_at: Tensor | None = None  # (ratio * B,): likewise of all unlabelled ones, which begin with the labelled
 
     @property
     def progress(self) -> float:

@@ -28,6 +28,8 @@ SMALL: dict[str, dict[str, Any]] = {
     "flexmatch": {"depth": 10, "width": 1, "unlabelled_ratio": 2},
     "freematch": {"depth": 10, "width": 1, "unlabelled_ratio": 2},
     "softmatch": {"depth": 10, "width": 1, "unlabelled_ratio": 2},
+    "src_mt": {"depth": 10, "width": 1},
+    "acpl": {"depth": 10, "width": 1},
 }
 
 

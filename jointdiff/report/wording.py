@@ -26,6 +26,8 @@ _METHODS = {
     "pseudo_label": "Pseudo-label",
     "vat": "VAT",
     "uda": "UDA",
+    "src_mt": "SRC-MT",
+    "acpl": "ACPL",
     "random": "Random scores",
     "resnet18": "ResNet-18",
     "resnet50": "ResNet-50",
