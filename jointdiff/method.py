@@ -36,7 +36,10 @@ class MethodSettings(BaseModel):
     schedule: Literal["constant", "cosine"] = "constant"  # cosine: to 7/16 pi, as USB
     ema: float = 0.999  # decay of the averaged weights, which alone are evaluated
     unlabelled_ratio: int = Field(1, ge=0)  # unlabelled images per labelled image; 0 for a method that uses none
-    class_balance: Literal["none", "inverse"] = "none"  # inverse: rare labels weigh more, each class or state the same
+    # inverse: rare labels weigh more, each class or state the same. logit_adjusted: the labelled loss is that of logits
+    # plus the log of how frequent labels are, so that answers are those of a balanced population (Menon et al. 2021,
+    # arXiv 2007.07314, Eq. 10 with tau 1).
+    class_balance: Literal["none", "inverse", "logit_adjusted"] = "none"
 
 
 @dataclass(frozen=True)
@@ -147,6 +150,8 @@ class Method(Trainable):
         """Balance the classes where the settings say so."""
         if self.settings.class_balance == "inverse":
             self.task.balance_by(labels)
+        elif self.settings.class_balance == "logit_adjusted":
+            self.task.adjust_by(labels)
 
     @abstractmethod
     def predict(self, images: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ class Task(ABC):
     def __init__(self, labels: LabelSpec) -> None:
         self.labels = labels
         self.balance: Tensor | None = None  # what a label weighs in labelled_loss, where rare ones are to weigh more
+        self.prior: Tensor | None = None  # (K,): what labelled_loss adds to logits, where frequency is to teach nothing
 
     @property
     def outputs(self) -> int:
@@ -28,12 +29,22 @@ class Task(ABC):
         """Return the loss of each case (N,); target may be soft; weight is (N, 1) or (N, K) in [0, 1]."""
 
     def labelled_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Return the loss of each labelled case (N,), balanced where ``balance_by`` was called."""
-        return self.loss(logits, labels, None if self.balance is None else self.weigh(labels))
+        """Return the loss of each labelled case (N,), balanced where ``balance_by`` or ``adjust_by`` was called."""
+        adjusted = logits if self.prior is None else logits.float() + self.prior
+        return self.loss(adjusted, labels, None if self.balance is None else self.weigh(labels))
 
     @abstractmethod
     def balance_by(self, labels: Tensor) -> None:
         """Let rare labels weigh more: inversely to how often they occur in labels (N, K), 1 on average."""
+
+    @abstractmethod
+    def adjust_by(self, labels: Tensor) -> None:
+        """Let the log of how frequent each of labels (N, K) is explain its share of them, so that logits need not.
+
+        Trained so, they rank as if all labels were equally frequent (Menon et al. 2021, arXiv 2007.07314, Eq. 10, tau
+        1); predictions and pseudo-labels take them without it. What never occurs counts as seen once, not as
+        impossible.
+        """
 
     @abstractmethod
     def weigh(self, labels: Tensor) -> Tensor:
@@ -121,6 +132,11 @@ class OneOfK(Task):
         counts = labels.nansum(dim=0)
         self.balance = counts.sum() / ((counts > 0).sum().clamp(min=1) * counts.clamp(min=1.0))
 
+    def adjust_by(self, labels: Tensor) -> None:
+        """Take the log of each class's share."""
+        counts = labels.nansum(dim=0).clamp(min=1.0)
+        self.prior = (counts / counts.sum()).log()
+
     def weigh(self, labels: Tensor) -> Tensor:
         """Return the weight of each case's class (N, 1)."""
         assert self.balance is not None
@@ -202,6 +218,11 @@ class MultiLabel(Task):
         present = labels.nansum(dim=0)
         counts = torch.stack([known - present, present])
         self.balance = known / ((counts > 0).sum(dim=0).clamp(min=1) * counts.clamp(min=1.0))
+
+    def adjust_by(self, labels: Tensor) -> None:
+        """Take log (p / (1 - p)) of each finding, p being its share among the images where it is known."""
+        present, absent = labels.nansum(dim=0), (1.0 - labels).nansum(dim=0)
+        self.prior = present.clamp(min=1.0).log() - absent.clamp(min=1.0).log()
 
     def weigh(self, labels: Tensor) -> Tensor:
         """Return the weight of each label (N, K)."""

@@ -6,12 +6,13 @@ Random numbers come from torch's global generator, which the training loop seeds
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from jointdiff.data.source import Augmentations
+from jointdiff.data.source import Augmentations, Photometric
 
 
 class Views:
@@ -45,23 +46,27 @@ class Views:
     def strong(self, images: Tensor) -> Tensor:
         """Apply a weak view, three random operations and cutout (RandAugment, Cubuk et al. 2020; USB: n = 3).
 
-        Geometric operations of an image are composed and resampled once, after its photometric ones.
+        Operations and how far they go are what the data set declares. Geometric operations of an image are composed and
+        resampled once, after its photometric ones.
         """
         images = self.weak(images)
         n = len(images)
+        photometric = [OPERATIONS[name] for name in self.allowed.photometric]
+        motions = [(motion, bound) for motion, bound in _motions(self.allowed) if bound]
         transform = torch.eye(2, 3, device=images.device).repeat(n, 1, 1)
         for _ in range(3):
-            choice = torch.randint(len(PHOTOMETRIC) + len(GEOMETRIC), (n,), device=images.device)
+            choice = torch.randint(len(photometric) + len(motions), (n,), device=images.device)
             strength = torch.rand(n, device=images.device)
-            for index, operation in enumerate(PHOTOMETRIC):
+            for index, operation in enumerate(photometric):
                 picked = (choice == index)[:, None, None, None]
                 images = torch.where(picked, operation(images, strength[:, None, None, None]), images)
             signed = 2.0 * strength - 1.0
-            for index, motion in enumerate(GEOMETRIC, start=len(PHOTOMETRIC)):
+            for index, (motion, bound) in enumerate(motions, start=len(photometric)):
                 picked = (choice == index)[:, None, None]
-                transform = torch.where(picked, _compose(transform, motion(signed)), transform)
+                transform = torch.where(picked, _compose(transform, motion(bound * signed)), transform)
         grid = F.affine_grid(transform, list(images.shape), align_corners=False)
-        return _cutout(F.grid_sample(images, grid.to(images.dtype), padding_mode="reflection", align_corners=False))
+        moved = F.grid_sample(images, grid.to(images.dtype), padding_mode="reflection", align_corners=False)
+        return _cutout(moved, most=self.allowed.max_cutout)
 
 
 def _coin(images: Tensor) -> Tensor:
@@ -104,33 +109,52 @@ def _affine(a: Tensor, b: Tensor, c: Tensor, d: Tensor, x: Tensor, y: Tensor) ->
     return torch.stack([torch.stack([a, b, x], dim=-1), torch.stack([c, d, y], dim=-1)], dim=-2)
 
 
-def _rotate(s: Tensor) -> Tensor:
-    angle, zero = s * math.radians(30.0), torch.zeros_like(s)
+def _rotate(angle: Tensor) -> Tensor:
+    zero = torch.zeros_like(angle)
     return _affine(angle.cos(), -angle.sin(), angle.sin(), angle.cos(), zero, zero)
 
 
-def _shear_x(s: Tensor) -> Tensor:
-    one, zero = torch.ones_like(s), torch.zeros_like(s)
-    return _affine(one, 0.3 * s, zero, one, zero, zero)
+def _shear_x(tangent: Tensor) -> Tensor:
+    one, zero = torch.ones_like(tangent), torch.zeros_like(tangent)
+    return _affine(one, tangent, zero, one, zero, zero)
 
 
-def _shear_y(s: Tensor) -> Tensor:
-    one, zero = torch.ones_like(s), torch.zeros_like(s)
-    return _affine(one, zero, 0.3 * s, one, zero, zero)
+def _shear_y(tangent: Tensor) -> Tensor:
+    one, zero = torch.ones_like(tangent), torch.zeros_like(tangent)
+    return _affine(one, zero, tangent, one, zero, zero)
 
 
-def _translate_x(s: Tensor) -> Tensor:
-    one, zero = torch.ones_like(s), torch.zeros_like(s)
-    return _affine(one, zero, zero, one, 0.3 * s, zero)
+def _translate_x(way: Tensor) -> Tensor:
+    one, zero = torch.ones_like(way), torch.zeros_like(way)
+    return _affine(one, zero, zero, one, way, zero)
 
 
-def _translate_y(s: Tensor) -> Tensor:
-    one, zero = torch.ones_like(s), torch.zeros_like(s)
-    return _affine(one, zero, zero, one, zero, 0.3 * s)
+def _translate_y(way: Tensor) -> Tensor:
+    one, zero = torch.ones_like(way), torch.zeros_like(way)
+    return _affine(one, zero, zero, one, zero, way)
 
 
-PHOTOMETRIC = (_identity, _autocontrast, _brightness, _contrast, _gamma, _posterise, _sharpness)
-GEOMETRIC = (_rotate, _shear_x, _shear_y, _translate_x, _translate_y)
+# Their order decides which operation a random number stands for.
+OPERATIONS: dict[Photometric, Callable[[Tensor, Tensor], Tensor]] = {
+    "identity": _identity,
+    "autocontrast": _autocontrast,
+    "brightness": _brightness,
+    "contrast": _contrast,
+    "gamma": _gamma,
+    "posterise": _posterise,
+    "sharpness": _sharpness,
+}
+
+
+def _motions(allowed: Augmentations) -> tuple[tuple[Callable[[Tensor], Tensor], float], ...]:
+    """Return each motion with the most it is allowed, in radians and in the grid's units, where the side is 2."""
+    return (
+        (_rotate, math.radians(allowed.max_rotation)),
+        (_shear_x, allowed.max_shear),
+        (_shear_y, allowed.max_shear),
+        (_translate_x, 2.0 * allowed.max_translation),
+        (_translate_y, 2.0 * allowed.max_translation),
+    )
 
 
 def _compose(first: Tensor, second: Tensor) -> Tensor:
@@ -140,10 +164,10 @@ def _compose(first: Tensor, second: Tensor) -> Tensor:
     return torch.cat([linear, offset], dim=2)
 
 
-def _cutout(images: Tensor) -> Tensor:
-    """Grey out a random square of up to half the side in each image (DeVries & Taylor 2017)."""
+def _cutout(images: Tensor, *, most: float) -> Tensor:
+    """Grey out a random square of up to ``most`` of the side in each image (DeVries & Taylor 2017)."""
     n, _, height, width = images.shape
-    side = torch.rand(n, 1, 1, device=images.device) * 0.5 * height
+    side = torch.rand(n, 1, 1, device=images.device) * most * height
     centre_y, centre_x = torch.rand(2, n, 1, 1, device=images.device) * height
     rows = torch.arange(height, device=images.device)[None, :, None]
     columns = torch.arange(width, device=images.device)[None, None, :]

@@ -15,10 +15,10 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 
@@ -37,13 +37,64 @@ class LabelSpec:
     names: tuple[str, ...]
 
 
+Photometric = Literal["identity", "autocontrast", "brightness", "contrast", "gamma", "posterise", "sharpness"]
+PHOTOMETRIC: tuple[Photometric, ...] = get_args(Photometric)
+
+
 @dataclass(frozen=True)
 class Augmentations:
-    """Changes of an image that keep its labels true."""
+    """Changes of an image that keep its labels true, by default those of natural images.
 
+    A strong view draws three operations, with repetition, of the photometric ones that are named, rotation, and shear
+    and translation along either axis. One whose bound is 0 is not among them.
+
+    Raises:
+        ConfigError: an operation is unknown, none is named, or a bound is none.
+    """
+
+    # Of every view.
     horizontal_flip: bool = False
     vertical_flip: bool = False
     max_shift: float = 0.0625  # share of the side
+    # Of strong views. The bounds are those of one operation.
+    photometric: tuple[Photometric, ...] = PHOTOMETRIC
+    max_rotation: float = 30.0  # degrees, either way
+    max_shear: float = 0.3  # tangent of the angle, either way
+    max_translation: float = 0.15  # share of the side, either way
+    max_cutout: float = 0.5  # side of the square that is greyed out, as a share of the image's; 0: none is
+
+    def __post_init__(self) -> None:
+        """Check names and bounds."""
+        if not self.photometric:
+            raise ConfigError("augmentations.photometric names no operation: name at least 'identity'")
+        for name in self.photometric:
+            if name not in PHOTOMETRIC:
+                nearest = difflib.get_close_matches(name, PHOTOMETRIC, n=1, cutoff=0.0)
+                raise ConfigError(
+                    f"augmentations.photometric: there is no {name!r}: did you mean {nearest[0]!r}? "
+                    f"Known: {', '.join(PHOTOMETRIC)}"
+                )
+        bounds = {"max_shift": 0.5, "max_rotation": 180, "max_shear": 1, "max_translation": 0.5, "max_cutout": 1}
+        for key, limit in bounds.items():
+            if not 0 <= getattr(self, key) <= limit:
+                raise ConfigError(f"augmentations.{key}: {getattr(self, key)} is not in 0 to {limit}")
+
+
+# For images whose label may hang on a few pixels and on how things lie.
+MEDICAL = Augmentations(
+    # Posterising takes the grey levels in which a faint finding differs, sharpness at its lower end blurs it away (of
+    # blur and crops: Sowrirajan et al. 2021, arXiv 2010.05352). Those that are left keep the order of grey levels.
+    photometric=("identity", "autocontrast", "brightness", "contrast", "gamma"),
+    max_rotation=10.0,  # as Sowrirajan et al.
+    max_shear=0.0,  # it changes proportions, which decide: the heart's width, a lesion that is taller than wide
+    max_translation=0.1,  # as Zhang et al. 2020 (ConVIRT, arXiv 2010.00747): findings at the margin stay in view
+    # A square of side c hides the middle of a finding in up to c^2 of the views, with sides drawn from 0 to m in m^2/3:
+    # 1 in 75 here, 1 in 12 with half of the side.
+    max_cutout=0.2,
+)
+# Skin and tissue, which have no upright side: a lesion or a cell may lie at any angle.
+UNORIENTED = replace(MEDICAL, horizontal_flip=True, vertical_flip=True, max_rotation=180.0)
+POLICIES = {"medical": MEDICAL, "natural": Augmentations()}  # as a user names them for images of their own
 
 
 @dataclass(frozen=True)

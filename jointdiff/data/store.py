@@ -171,8 +171,10 @@ def info_to_json(info: DataInfo) -> dict[str, Any]:
 
 
 def info_from_json(value: dict[str, Any]) -> DataInfo:
-    """Invert ``info_to_json``."""
-    labels, augmentations = value["labels"], value["augmentations"]
+    """Invert ``info_to_json``; augmentations that an older file does not name are the default's."""
+    labels, augmentations = value["labels"], dict(value["augmentations"])
+    if "photometric" in augmentations:
+        augmentations["photometric"] = tuple(augmentations["photometric"])
     return DataInfo(
         **{
             **value,

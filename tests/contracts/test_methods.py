@@ -142,6 +142,25 @@ def test_rare_classes_weigh_more_where_the_settings_say_so(name):
         torch.testing.assert_close(found["inverse", k], {**plain, labelled: weight * plain[labelled]})
 
 
+@pytest.mark.parametrize("name", [name for name in methods() if name != "diffusion_classifier"])
+def test_the_prior_adjusts_the_loss_of_labelled_images_alone(name):
+    """Of eight images of one class and one of another, the former cost less, the latter more; all else stays."""
+    found = {}
+    for balance in ("none", "logit_adjusted"):
+        torch.manual_seed(0)
+        method = build_method(spec(name, class_balance=balance), info("one_of_k"))
+        seen, views, teacher = batch(method), Views(method.data.augmentations), averaged_copy(method)
+        method.prepare(torch.eye(3)[[0] * 8 + [1]], len(seen.unlabelled))
+        for k in (0, 1):
+            torch.manual_seed(1)
+            found[balance, k] = method.train()(replace(seen, labels=torch.eye(3)[[k] * 4]), views, teacher)
+    for k, costlier in enumerate((False, True)):
+        plain, adjusted = found["none", k], found["logit_adjusted", k]
+        labelled = {"classification", "supervised"} & plain.keys()
+        torch.testing.assert_close(adjusted, {**plain, **{term: adjusted[term] for term in labelled}})
+        assert all((adjusted[term] > plain[term]) == costlier for term in labelled)
+
+
 def test_an_unknown_setting_is_one_clear_error(case):
     run, method = case
     wrong = run.model_copy(update={"settings": {**run.settings, "learnig_rate": 1.0}})

@@ -398,6 +398,7 @@ def test_no_trial_lies_beyond_the_last_step():
     assert process.steps_at(torch.from_numpy(fractions(90727, 501))).max() == 999
 
 
-def test_there_is_no_loss_over_labels_to_balance():
+@pytest.mark.parametrize("balance", ["inverse", "logit_adjusted"])
+def test_there_is_no_loss_over_labels_to_balance(balance):
     with pytest.raises(ValueError, match="class_balance"):
-        build(class_balance="inverse")
+        build(class_balance=balance)

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from jointdiff.config import ConfigError
-from jointdiff.data.source import DataError, describe
+from jointdiff.data.source import MEDICAL, DataError, describe
 from jointdiff.data.sources import medmnist
 
 SETS = sorted(medmnist.table())
@@ -100,6 +100,9 @@ def test_one_set_has_several_findings_and_flips_keep_the_label_true():
     flipped = {name for name in SETS if kinds[name].augmentations.horizontal_flip}
     assert flipped == {"bloodmnist", "breastmnist", "dermamnist", "pathmnist", "tissuemnist"}
     assert not kinds["breastmnist"].augmentations.vertical_flip
+    turned = {name for name in SETS if kinds[name].augmentations.max_rotation > MEDICAL.max_rotation}
+    assert turned == flipped - {"breastmnist"}
+    assert all(kinds[name].augmentations.max_cutout == MEDICAL.max_cutout for name in SETS)
 
 
 @pytest.mark.parametrize(

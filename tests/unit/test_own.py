@@ -3,6 +3,7 @@
 import csv
 import io
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from PIL import Image
 
 from jointdiff.config import ConfigError
 from jointdiff.data.own.tables import read_table
-from jointdiff.data.source import DataError, LabelSpec, Region, describe
+from jointdiff.data.source import MEDICAL, Augmentations, DataError, LabelSpec, Region, describe
 from jointdiff.data.sources import own
 
 
@@ -204,7 +205,9 @@ def test_the_description(scans):
     }
     source, chosen = describe(own, options)
     assert source.name == "own" and source.title == "Scans of ours" and source.resize == "centre_crop"
-    assert source.augmentations.horizontal_flip and not source.augmentations.vertical_flip
+    assert source.augmentations == replace(MEDICAL, horizontal_flip=True)
+    natural, _ = describe(own, {**options, "augmentation": "natural"})
+    assert natural.augmentations == Augmentations(horizontal_flip=True)
     assert source.near_duplicates.join and source.inputs == (scans / "labels.csv",)
     assert source.caveats == (
         "No group column is set: images of one patient may part, unless they are nearly identical.",
@@ -221,6 +224,7 @@ def test_the_description(scans):
         ({"task": "guess"}, "task: 'guess' is none of auto, multi_label, one_of_k"),
         ({"channels": 2}, "channels: 2 is none of 1, 3"),
         ({"resize": "stretch"}, "resize: 'stretch' is none of pad, centre_crop"),
+        ({"augmentation": "gentle"}, "augmentation: 'gentle' is none of medical, natural"),
         ({"window": "lung"}, "window: 'lung' is neither auto nor full"),
         ({"labels": ("a", "a")}, "labels: a name stands there twice"),
     ],

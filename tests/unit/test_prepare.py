@@ -29,7 +29,19 @@ from jointdiff.data.duplicates import (
 )
 from jointdiff.data.images import Fit, decode_image
 from jointdiff.data.prepare import Part, join_parts, prepare, prepare_part, prepare_source
-from jointdiff.data.source import DataError, Facts, File, LabelSpec, NearDuplicates, Region, Sample, Source, load
+from jointdiff.data.source import (
+    UNORIENTED,
+    Augmentations,
+    DataError,
+    Facts,
+    File,
+    LabelSpec,
+    NearDuplicates,
+    Region,
+    Sample,
+    Source,
+    load,
+)
 from jointdiff.data.sources import busi, fashion_mnist
 from jointdiff.data.store import map_tensor, open_store, tensor_file
 
@@ -100,6 +112,17 @@ def test_store_gives_back_what_was_read(tmp_path):
         "samples.parquet",
         "thumbnails.arrow",
     ]
+
+
+def test_augmentations_come_back_and_an_older_store_has_those_of_natural_images(tmp_path):
+    store = prepared([sample("x")], tmp_path, augmentations=UNORIENTED)
+    assert store.info.augmentations == UNORIENTED
+    path = tmp_path / "store/dataset.json"
+    older = json.loads(path.read_text()) | {
+        "augmentations": {"horizontal_flip": True, "vertical_flip": False, "max_shift": 0.1}
+    }
+    path.write_text(json.dumps(older))
+    assert open_store(tmp_path / "store").info.augmentations == Augmentations(horizontal_flip=True, max_shift=0.1)
 
 
 def test_images_are_one_memory_mapped_arrow_batch(tmp_path):

@@ -92,6 +92,69 @@ def test_a_class_without_labels_weighs_nothing_infinite():
         assert task.labelled_loss(torch.zeros(3, 2), labels).isfinite().all()
 
 
+def test_adjusted_classes_have_the_softmax_with_prior():
+    """Menon et al. 2021, Eq. 10, written as a softmax whose terms the prior multiplies."""
+    task = task_for(ONE.labels)
+    labels = torch.eye(3)[torch.tensor([0] * 6 + [1] * 3 + [2])]
+    logits = torch.randn(10, 3)
+    prior = torch.tensor([0.6, 0.3, 0.1])
+    terms = prior * logits.exp()
+    expected = -((terms / terms.sum(1, keepdim=True)) * labels).sum(1).log()
+    task.adjust_by(labels)
+    torch.testing.assert_close(task.labelled_loss(logits, labels), expected)
+    assert torch.equal(task.probabilities(logits), logits.softmax(1)), "answers leave the prior out"
+
+
+def test_adjusted_findings_have_the_odds_with_prior():
+    task = task_for(MANY.labels)
+    nan = math.nan
+    labels = torch.tensor([[1, 0, nan], [0, 1, nan], [0, nan, 1], [0, 1, 0], [0, 1, 1.0]])
+    logits = torch.randn(5, 3)
+    task.adjust_by(labels)
+    p = np.array([1 / 5, 3 / 4, 2 / 3])  # among known labels
+    odds = np.exp(logits.double().numpy()) * p / (1 - p)
+    chance = np.where(labels == 1, odds / (1 + odds), 1 / (1 + odds))
+    expected = np.nanmean(np.where(labels.isnan(), nan, -np.log(chance)), axis=1)
+    np.testing.assert_allclose(task.labelled_loss(logits, labels).numpy(), expected, rtol=1e-5)
+    assert torch.equal(task.loss(logits, labels), MANY.loss(logits, labels)), "only of labelled images"
+
+
+def test_what_never_occurs_is_adjusted_as_if_seen_once():
+    classes, findings = task_for(ONE.labels), task_for(MANY.labels)
+    classes.adjust_by(torch.eye(3)[[0] * 6 + [1] * 2])
+    torch.testing.assert_close(classes.prior.exp(), torch.tensor([6.0, 2.0, 1.0]) / 9)
+    findings.adjust_by(torch.tensor([[1.0, 0.0, math.nan]] * 8))
+    torch.testing.assert_close(findings.prior.exp(), torch.tensor([8.0, 1 / 8, 1.0]))
+
+
+@pytest.mark.parametrize("kind", ["one_of_k", "multi_label"])
+def test_adjusted_training_gives_the_balanced_posterior(kind):
+    """Of normal classes with means -1 and 1 and variance 1, the posterior under equal priors is sigmoid(2 x)."""
+    torch.manual_seed(0)
+    rare = torch.arange(20_000) < 1_000
+    x = torch.randn(20_000, 1) + torch.where(rare, 1.0, -1.0)[:, None]
+    labels = torch.stack([~rare, rare], dim=1).float() if kind == "one_of_k" else rare[:, None].float()
+    found = {}
+    for adjusted in (False, True):
+        task = task_for(LabelSpec(kind, ("common", "rare") if kind == "one_of_k" else ("rare",)))
+        if adjusted:
+            task.adjust_by(labels)
+        model = torch.nn.Linear(1, task.outputs)
+        optimiser = torch.optim.LBFGS(model.parameters(), max_iter=100, line_search_fn="strong_wolfe")
+
+        def closure(task=task, model=model, optimiser=optimiser):
+            optimiser.zero_grad()
+            loss = task.labelled_loss(model(x), labels).mean()
+            loss.backward()
+            return loss
+
+        optimiser.step(closure)
+        at = torch.tensor([[-1.0], [0.0], [1.0]])
+        found[adjusted] = task.probabilities(model(at)).detach()[:, -1]
+    torch.testing.assert_close(found[True], torch.sigmoid(2 * at[:, 0]), atol=0.03, rtol=0)
+    torch.testing.assert_close(found[False], torch.sigmoid(2 * at[:, 0] + math.log(1 / 19)), atol=0.03, rtol=0)
+
+
 @pytest.mark.parametrize("kind", ["one_of_k", "multi_label"])
 def test_a_condition_stands_for_labels_that_fulfil_it(kind):
     task = task_for(LabelSpec(kind, ("a", "b", "c")))

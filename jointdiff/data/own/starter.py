@@ -86,6 +86,7 @@ COMMENTS = {
     "channels": "1: grey, 3: colour",
     "window": "of deep images: auto, full or a range such as 0..4095",
     "horizontal_flip": "true where a mirror image has the same labels",
+    "augmentation": "of strong views: medical, gentle, so that small findings stay in view; natural, as FixMatch's",
     "join_near_duplicates": "nearly identical images become one group; needed where no patient is known",
 }
 

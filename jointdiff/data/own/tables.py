@@ -19,7 +19,7 @@ from jointdiff.config import ConfigError
 from jointdiff.data.images import parse_window
 from jointdiff.data.own.files import Files, read_bounded
 from jointdiff.data.own.problems import Problems
-from jointdiff.data.source import DataError
+from jointdiff.data.source import POLICIES, DataError
 
 Split = Literal["train", "validation", "test"]
 Box = tuple[float, float, float, float]
@@ -54,6 +54,7 @@ class Options:
     resize: str = "pad"  # pad: all of the image between margins; centre_crop: no margins, ends cut off
     horizontal_flip: bool = False  # whether the mirror image has the same labels
     vertical_flip: bool = False
+    augmentation: str = "medical"  # of strong views: medical, gentle, so that small findings stay in view; natural
     join_near_duplicates: bool = False  # whether nearly identical images become one group
     title: str = ""  # shown in tables; by default the name of the folder
     licence: str = "not stated"
@@ -69,6 +70,7 @@ class Options:
             "task": ("auto", "multi_label", "one_of_k"),
             "channels": (1, 3),
             "resize": ("pad", "centre_crop"),
+            "augmentation": tuple(POLICIES),
         }
         for key, values in known.items():
             if (value := getattr(self, key)) not in values:

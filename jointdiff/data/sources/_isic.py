@@ -9,13 +9,12 @@ import numpy as np
 
 from jointdiff.data.archives import zip_members
 from jointdiff.data.images import decode_image
-from jointdiff.data.source import Augmentations, DataError, File
+from jointdiff.data.source import DataError, File
 from jointdiff.data.sources._tables import parse_table
 
 # The bucket that challenge.isic-archive.com/data links to.
 PUBLISHER = "https://isic-challenge-data.s3.amazonaws.com"
 LICENCE = "CC BY-NC 4.0"
-FLIPS = Augmentations(horizontal_flip=True, vertical_flip=True)  # a lesion has no upper side
 
 
 def published(year: int, name: str) -> File:

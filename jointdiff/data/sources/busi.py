@@ -7,6 +7,7 @@ import re
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path, PurePosixPath
 
@@ -14,7 +15,7 @@ import numpy as np
 
 from jointdiff.data.images import decode_image
 from jointdiff.data.source import (
-    Augmentations,
+    MEDICAL,
     DataError,
     Facts,
     File,
@@ -37,7 +38,7 @@ SOURCE = Source(
         # A table (image, group) of near-identical images, beside those that read() finds.
         File("near_duplicates.csv", optional=True),
     ),
-    augmentations=Augmentations(horizontal_flip=True),
+    augmentations=replace(MEDICAL, horizontal_flip=True),
     facts=Facts(samples=780, positives={"lesion": 647}),
     # No patient is named, and many images come again under another name, moved, cut or drawn on. More lenient than
     # elsewhere: looked at one by one, nearly all pairs down to here show one scene, and further down hardly any.

@@ -13,7 +13,7 @@ from typing import Literal
 from jointdiff.config import ConfigError
 from jointdiff.data.archives import tar_stream
 from jointdiff.data.images import decode_image
-from jointdiff.data.source import DataError, Facts, File, LabelSpec, Region, Sample, Source
+from jointdiff.data.source import MEDICAL, DataError, Facts, File, LabelSpec, Region, Sample, Source
 from jointdiff.data.sources._tables import read_table
 
 LABELS, BOXES = "Data_Entry_2017_v2020.csv", "BBox_List_2017.csv"
@@ -73,7 +73,7 @@ SOURCE = Source(
     licence="no restriction on use; name the NIH Clinical Center, cite the paper and link the download site",
     cite="Wang et al., CVPR (2017), pp. 3462-3471",
     files=(*ARCHIVES, *TABLES),
-    # No flips: they would move the heart to the other side.
+    augmentations=MEDICAL,  # no flips: they would move the heart to the other side
     facts=Facts(
         samples=112_120,
         groups=30_805,

@@ -14,7 +14,7 @@ from typing import Literal
 
 from jointdiff.config import ConfigError
 from jointdiff.data.images import decode_image
-from jointdiff.data.source import DataError, Facts, LabelSpec, Sample, Source
+from jointdiff.data.source import MEDICAL, DataError, Facts, LabelSpec, Sample, Source
 from jointdiff.data.sources._balanced import draw
 from jointdiff.data.sources._tables import read_table
 
@@ -64,7 +64,7 @@ SOURCE = Source(
     channels=1,
     licence="Stanford University Dataset Research Use Agreement: registration, no redistribution",
     cite="Irvin et al., AAAI 33:590-597 (2019)",
-    # No flips: they would move the heart to the other side.
+    augmentations=MEDICAL,  # no flips: they would move the heart to the other side
     options={
         "folder": "",
         "findings": "competition",

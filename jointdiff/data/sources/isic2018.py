@@ -9,8 +9,8 @@ from typing import Literal
 
 import numpy as np
 
-from jointdiff.data.source import DataError, Facts, File, LabelSpec, Region, Sample, Source
-from jointdiff.data.sources._isic import FLIPS, LICENCE, Pictures, ground_truth, published, zipped_table
+from jointdiff.data.source import UNORIENTED, DataError, Facts, File, LabelSpec, Region, Sample, Source
+from jointdiff.data.sources._isic import LICENCE, Pictures, ground_truth, published, zipped_table
 from jointdiff.data.sources._tables import read_table
 
 # Images per class of the training part; the challenge publishes these, and no such counts of the other two parts.
@@ -42,7 +42,7 @@ SOURCE = Source(
         File(MASKS[0], urls=published(2018, MASKS[0]).urls, optional=True),
         File(MASKS[1], optional=True),
     ),
-    augmentations=FLIPS,
+    augmentations=UNORIENTED,
     # 7,470 lesions (Tschandl et al.), and every other image is its own group.
     facts=Facts(
         samples=10_015 + 193 + 1_512,

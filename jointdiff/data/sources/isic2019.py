@@ -10,8 +10,8 @@ from typing import Literal
 
 import numpy as np
 
-from jointdiff.data.source import DataError, Facts, LabelSpec, Sample, Source
-from jointdiff.data.sources._isic import FLIPS, LICENCE, Pictures, ground_truth, published
+from jointdiff.data.source import UNORIENTED, DataError, Facts, LabelSpec, Sample, Source
+from jointdiff.data.sources._isic import LICENCE, Pictures, ground_truth, published
 from jointdiff.data.sources._tables import read_table
 
 # Images per class of the training part.
@@ -41,7 +41,7 @@ SOURCE = Source(
     files=tuple(
         published(2019, f"ISIC_2019_Training_{name}") for name in ("Input.zip", "GroundTruth.csv", "Metadata.csv")
     ),
-    augmentations=FLIPS,
+    augmentations=UNORIENTED,
     facts=Facts(samples=25_331, positives=TRAINING),
     options={"official_test": False},
     caveats=("images without a published lesion are groups of their own; some may show the same lesion",),

@@ -12,6 +12,7 @@ import math
 import re
 import tokenize
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -21,7 +22,17 @@ import numpy as np
 
 from jointdiff.config import ConfigError
 from jointdiff.data.archives import DAMAGE, REMEDY, ZipMembers, zip_members
-from jointdiff.data.source import Augmentations, DataError, Facts, File, LabelSpec, NearDuplicates, Sample, Source
+from jointdiff.data.source import (
+    MEDICAL,
+    UNORIENTED,
+    DataError,
+    Facts,
+    File,
+    LabelSpec,
+    NearDuplicates,
+    Sample,
+    Source,
+)
 
 BLOCK = 1 << 23  # bytes of pixels that are held at once
 UNREADABLE = (*DAMAGE, SyntaxError, TypeError, tokenize.TokenError)  # what NumPy makes of a bad header
@@ -31,12 +42,11 @@ SPLITS: tuple[tuple[Literal["train", "validation", "test"], str], ...] = (
     ("test", "test"),
 )
 
-# Tissue, cells and skin have no upright side. An ultrasound of the breast has a skin side, but neither left nor right.
+# Tissue, cells and skin may lie at any angle. An ultrasound of the breast has a skin side, but neither left nor right.
 # Elsewhere a flip would swap left and right: the side of the heart, the name of an organ, one eye for the other.
-FLIPS = dict.fromkeys(
-    ("pathmnist", "dermamnist", "bloodmnist", "tissuemnist"),
-    Augmentations(horizontal_flip=True, vertical_flip=True),
-) | {"breastmnist": Augmentations(horizontal_flip=True)}
+AUGMENTATIONS = dict.fromkeys(("pathmnist", "dermamnist", "bloodmnist", "tissuemnist"), UNORIENTED) | {
+    "breastmnist": replace(MEDICAL, horizontal_flip=True)
+}
 
 # Images per class over all three parts, where they could be verified: of BreastMNIST and DermaMNIST they are those of
 # the whole sets that the two are made of, BUSI (Al-Dhabyani et al. 2020) and HAM10000 (Tschandl et al. 2018); those of
@@ -103,7 +113,7 @@ def describe(*, set: str = "pneumoniamnist", resolution: int = 28) -> Source:
         licence=entry["license"],
         cite="Yang et al., Scientific Data 10:41 (2023)",
         files=(File(f"{set}{suffix}.npz", urls=(entry[f"url{suffix}"],), md5=entry[f"MD5{suffix}"]),),
-        augmentations=FLIPS.get(set, Augmentations()),
+        augmentations=AUGMENTATIONS.get(set, MEDICAL),
         facts=Facts(
             samples=sum(counts.values()),
             positives=dict(zip(names, POSITIVES[set], strict=True)) if set in POSITIVES else {},

@@ -15,9 +15,9 @@ from pathlib import Path
 
 import numpy as np
 
-from jointdiff.data.source import DataError, Facts, LabelSpec, Sample, Source
+from jointdiff.data.source import UNORIENTED, DataError, Facts, LabelSpec, Sample, Source
 from jointdiff.data.sources._balanced import Drawn, draw
-from jointdiff.data.sources._isic import FLIPS, LICENCE, Pictures, published
+from jointdiff.data.sources._isic import LICENCE, Pictures, published
 from jointdiff.data.sources._tables import read_table
 
 CLASSES = ("benign", "melanoma")
@@ -32,7 +32,7 @@ SOURCE = Source(
     licence=LICENCE,
     cite="Rotemberg et al., Scientific Data 8:34 (2021); Favero et al., MIDL (2025), arXiv 2502.03687",
     files=(published(2020, IMAGES), published(2020, TABLE)),
-    augmentations=FLIPS,
+    augmentations=UNORIENTED,
     facts=Facts(samples=2 * MELANOMAS, positives=dict.fromkeys(CLASSES, MELANOMAS)),
     options={"row_level": False},
     caveats=("drawn after the recipe of Favero et al. from ISIC 2020 alone: their own set may be larger",),

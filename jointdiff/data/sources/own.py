@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -10,7 +11,7 @@ from typing import Any, cast
 from jointdiff.data.images import decode_image, decode_mask
 from jointdiff.data.own.tables import Collection, Options, Row, read_collection
 from jointdiff.data.source import (
-    Augmentations,
+    POLICIES,
     DataError,
     LabelSpec,
     Loadable,
@@ -52,7 +53,11 @@ def describe(**options: Any) -> Source:
         channels=given.channels,
         licence=given.licence,
         cite=given.cite,
-        augmentations=Augmentations(given.horizontal_flip, given.vertical_flip),
+        augmentations=replace(
+            POLICIES[given.augmentation],
+            horizontal_flip=given.horizontal_flip,
+            vertical_flip=given.vertical_flip,
+        ),
         resize=cast(Any, given.resize),
         near_duplicates=NearDuplicates(join=given.join_near_duplicates),
         options=SOURCE.options,

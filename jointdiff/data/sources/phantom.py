@@ -27,7 +27,9 @@ SOURCE = Source(
     channels=1,
     licence="Apache-2.0",
     cite="drawn by jointdiff.data.sources.phantom",
-    # No flips: they would move the heart to the other side.
+    # No flips: they would move the heart to the other side. Strong views are those of natural images, so that phantoms
+    # show FixMatch and its kin as published. By what is drawn, a nodule of a tenth of the side above all, MEDICAL would
+    # be the policy; tests/unit/test_augment.py measures how often either hides as much.
     augmentations=Augmentations(horizontal_flip=False, vertical_flip=False),
     options={"patients": 600, "images_per_patient": 4, "seed": 0},
 )
