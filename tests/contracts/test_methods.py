@@ -11,7 +11,7 @@ from jointdiff.data.augment import Views
 from jointdiff.data.source import Augmentations, DataInfo, LabelSpec
 from jointdiff.method import Batch, Explainer, Generator, HasFeatures, Method
 from jointdiff.models import load_model, save_model
-from jointdiff.nets.unet import UNet
+from jointdiff.nets.unet import UNetEncoder
 from jointdiff.registry import load_method, methods
 from jointdiff.training.averaging import averaged_copy, update_average
 from jointdiff.training.loop import build_method
@@ -112,8 +112,10 @@ def test_a_generator_draws_and_an_explainer_edits(case):
     if isinstance(method, Explainer):
         images = torch.rand(2, method.data.channels, 16, 16) * 2 - 1
         seeds = torch.tensor([1, 2])
-        evaluated, unet = [], next(module for module in method.modules() if isinstance(module, UNet))
-        unet.conv_in.register_forward_hook(lambda net, inputs, output: evaluated.append(len(output)))
+        evaluated: list[int] = []
+        for network in method.modules():
+            if isinstance(network, UNetEncoder):
+                network.conv_in.register_forward_hook(lambda net, inputs, output: evaluated.append(len(output)))
         answer = method.counterfactual(images, 0, 0.0, seeds, how=Explanation())
         assert answer.images.shape == answer.control.shape == images.shape
         assert answer.calls <= 25, "the default setting costs at most 25 network evaluations"
@@ -150,7 +152,7 @@ def test_the_prior_adjusts_the_loss_of_labelled_images_alone(name):
         torch.manual_seed(0)
         method = build_method(spec(name, class_balance=balance), info("one_of_k"))
         seen, views, teacher = batch(method), Views(method.data.augmentations), averaged_copy(method)
-        method.prepare(torch.eye(3)[[0] * 8 + [1]], len(seen.unlabelled))
+        method.prepare(torch.eye(3)[[0] * 8 + [1]], 9 + len(seen.unlabelled))
         for k in (0, 1):
             torch.manual_seed(1)
             found[balance, k] = method.train()(replace(seen, labels=torch.eye(3)[[k] * 4]), views, teacher)
