@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from jointdiff.data.source import DataInfo
-from jointdiff.diffusion.process import Process, noise_for
-from jointdiff.method import Method, MethodSettings
+from jointdiff.diffusion.process import DiscreteProcess, Process, noise_for
+from jointdiff.method import Method, MethodSettings, SavedPart
+from jointdiff.nets.autoencoder import Autoencoder
 from jointdiff.nets.codecs import Codec, HaarWavelet, Identity
+from jointdiff.nets.unet import UNet
 
 CODECS: dict[str, type[Identity] | type[HaarWavelet]] = {"identity": Identity, "wavelet": HaarWavelet}
 
@@ -58,3 +61,52 @@ class DiffusionMethod(Method):
             at = torch.full((len(seeds),), t, device=seeds.device)
             z = solver.step(self.process.clean_from(output(z, at), z, at), t, z)
         return self.codec.decode(self.process.clipped(z)).clamp(-1.0, 1.0)
+
+
+class UNetMethod(DiffusionMethod):
+    """A method around one U-Net that estimates noise, saved as a pipeline of diffusers."""
+
+    class Settings(DiffusionMethod.Settings):
+        """Defaults: the released commands of JointDiffusion for 32-px images."""
+
+        unlabelled_ratio: int = Field(1, ge=1)  # noisy images per labelled one; drawn from all training images
+        width: int = 128  # channels of the first level
+        multipliers: tuple[int, ...] = (1, 2, 2, 2)
+        blocks: int = 3  # residual blocks per level
+        attention_at: tuple[int, ...] = (16, 8)  # sides of the maps with self-attention, pixels
+        dropout: float = 0.0  # in the U-Net
+        noise_schedule: Literal["linear", "cosine"] = "linear"
+        # What the U-Net says: the noise, as in the paper, or v, which weighs all noise levels alike. Near pure noise,
+        # the noise hardly says what the image is, so that a short training follows labels less.
+        prediction: Literal["noise", "v"] = "noise"
+
+    settings: Settings
+
+    def __init__(self, data: DataInfo, settings: Settings, codec: Codec | None = None) -> None:
+        super().__init__(data, settings, codec)
+        self.unet = UNet(**self.shape)
+        self.process = DiscreteProcess(
+            settings.noise_schedule,
+            prediction="v" if settings.prediction == "v" else "epsilon",
+            clip=self.codec.bounded,
+        )
+
+    @property
+    def shape(self) -> dict[str, Any]:
+        """Return what a U-Net on these codes, or its encoder, is built from."""
+        chosen = ("width", "multipliers", "blocks", "attention_at", "dropout")
+        return {"channels": self.codec.channels, "size": self.codec.size} | {
+            name: getattr(self.settings, name) for name in chosen
+        }
+
+    def diffusers_parts(self) -> dict[str, SavedPart]:
+        """Name the parts that are saved in diffusers' layout."""
+        latent = {"vqvae": self.codec} if isinstance(self.codec, Autoencoder) else {}
+        return {"unet": self.unet, "scheduler": self.process, **latent}
+
+    def pipeline(self) -> dict[str, Any] | None:
+        """Return the index of the pipeline that draws from this model: of pixels, or of latents."""
+        parts = {"scheduler": ["diffusers", "DDIMScheduler"], "unet": ["diffusers", "UNet2DModel"]}
+        if isinstance(self.codec, Autoencoder):
+            return {"_class_name": "LDMPipeline", **parts, "vqvae": ["diffusers", "AutoencoderKL"]}
+        return {"_class_name": "DDIMPipeline", **parts} if isinstance(self.codec, Identity) else None

@@ -9,38 +9,30 @@ from __future__ import annotations
 from typing import Any, Literal
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 
 from jointdiff.config import Explanation
 from jointdiff.data.augment import Views
 from jointdiff.data.source import DataInfo
 from jointdiff.diffusion.editing import edit, in_turn
-from jointdiff.diffusion.process import STEPS, DiscreteProcess
-from jointdiff.method import Batch, Counterfactuals, Losses, SavedPart
-from jointdiff.methods._diffusion import DiffusionMethod
-from jointdiff.nets.autoencoder import Autoencoder
-from jointdiff.nets.codecs import Codec, Identity
+from jointdiff.diffusion.process import STEPS
+from jointdiff.method import Batch, Counterfactuals, Losses
+from jointdiff.methods._diffusion import UNetMethod
+from jointdiff.nets.codecs import Codec
 from jointdiff.nets.heads import PooledHead
-from jointdiff.nets.unet import Encoding, UNet
+from jointdiff.nets.unet import Encoding
 from jointdiff.pseudo_labels import FixedThreshold, SoftThreshold
 
 
-class JointDiffusion(DiffusionMethod):
+class JointDiffusion(UNetMethod):
     """L = mean (eps_hat - eps)^2 + w L_cls(g(h(x_0, t = 0)), y), both terms from one encoder."""
 
-    class Settings(DiffusionMethod.Settings):
+    class Settings(UNetMethod.Settings):
         """Defaults: the released commands of JointDiffusion for 32-px images, but for the shorter average."""
 
         learning_rate: float = 1e-4
         head_learning_rate: float | None = None  # of the head alone, where it differs
         ema: float = 0.9999
-        unlabelled_ratio: int = Field(1, ge=1)  # noisy images per clean labelled one; drawn from all training images
-        width: int = 128  # channels of the first level
-        multipliers: tuple[int, ...] = (1, 2, 2, 2)
-        blocks: int = 3  # residual blocks per level
-        attention_at: tuple[int, ...] = (16, 8)  # sides of the maps with self-attention, pixels
-        dropout: float = 0.0  # in the U-Net
         head_dropout: float = 0.0
         head_width: int | None = None  # of the head's hidden layer; half of what it sees by default
         pooling: Literal["avg", "max", "both"] = "avg"
@@ -51,10 +43,6 @@ class JointDiffusion(DiffusionMethod):
         # v in eps' = eps(h) + v (eps(h') - eps(h)): 1 decodes h' as the paper does. A far h' is one that no image has;
         # a near one, its effect enlarged, asks as strongly and leaves the images in order.
         guidance_reach: float = 1.0
-        noise_schedule: Literal["linear", "cosine"] = "linear"
-        # What the U-Net says: the noise, as in the paper, or v, which weighs all noise levels alike. Near pure noise,
-        # the noise hardly says what the image is, so that a short training follows labels less.
-        prediction: Literal["noise", "v"] = "noise"
         classification_weight: float = 0.001  # w
         classification_warmup: float = 0.0  # share of the training over which w grows from 0
         classification_every: int = 1  # steps from one with the classification term to the next
@@ -77,15 +65,6 @@ class JointDiffusion(DiffusionMethod):
 
     def __init__(self, data: DataInfo, settings: Settings, codec: Codec | None = None) -> None:
         super().__init__(data, settings, codec)
-        self.unet = UNet(
-            channels=self.codec.channels,
-            size=self.codec.size,
-            width=settings.width,
-            multipliers=settings.multipliers,
-            blocks=settings.blocks,
-            attention_at=settings.attention_at,
-            dropout=settings.dropout,
-        )
         widths = self.unet.map_widths
         self.pooled = settings.pooled_maps or tuple(range(len(widths)))
         self.guided = settings.guided_maps or self.pooled
@@ -98,11 +77,6 @@ class JointDiffusion(DiffusionMethod):
             hidden=settings.head_width,
             pooling=settings.pooling,
             dropout=settings.head_dropout,
-        )
-        self.process = DiscreteProcess(
-            settings.noise_schedule,
-            prediction="v" if settings.prediction == "v" else "epsilon",
-            clip=self.codec.bounded,
         )
         if settings.conditional:
             # Presence and absence of each finding: what is unknown adds nothing, and nothing known is no condition.
@@ -331,20 +305,6 @@ class JointDiffusion(DiffusionMethod):
             process=self.process,
             how=how,
         )
-
-    # --- Saving -----------------------------------------------------------------------------------------------------
-
-    def diffusers_parts(self) -> dict[str, SavedPart]:
-        """Name the parts that are saved in diffusers' layout."""
-        latent = {"vqvae": self.codec} if isinstance(self.codec, Autoencoder) else {}
-        return {"unet": self.unet, "scheduler": self.process, **latent}
-
-    def pipeline(self) -> dict[str, Any] | None:
-        """Return the index of the pipeline that draws from this model: of pixels, or of latents."""
-        parts = {"scheduler": ["diffusers", "DDIMScheduler"], "unet": ["diffusers", "UNet2DModel"]}
-        if isinstance(self.codec, Autoencoder):
-            return {"_class_name": "LDMPipeline", **parts, "vqvae": ["diffusers", "AutoencoderKL"]}
-        return {"_class_name": "DDIMPipeline", **parts} if isinstance(self.codec, Identity) else None
 
 
 METHOD = JointDiffusion

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -50,8 +51,8 @@ class Encoding:
         return [Encoding(part[:-2], *part[-2:]) for part in parts]
 
 
-class UNet(nn.Module):
-    """Estimate the noise in images (Ho et al. 2020): residual blocks, self-attention, one skip map per block.
+class UNetEncoder(nn.Module):
+    """The first half of a U-Net and its middle: residual blocks, self-attention, one map per block.
 
     Args:
         channels: of the images.
@@ -61,7 +62,7 @@ class UNet(nn.Module):
         blocks: residual blocks per level.
         attention_at: sides of the maps with self-attention, pixels; the middle has it where any level has.
         dropout: in the residual blocks.
-        conditions: what the estimate may be conditioned on, each with an embedding that is added to that of the time
+        conditions: what the maps may be conditioned on, each with an embedding that is added to that of the time
             (Favero et al. 2025 attend to one embedding instead; over one token, attention is the same: a bias).
 
     Raises:
@@ -108,35 +109,26 @@ class UNet(nn.Module):
             "up_block_types": ["AttnUpBlock2D" if a else "UpBlock2D" for a in reversed(attention)],
         }
         embedding = self.embedding_width = 4 * width
-        level_of = partial(_Level, embedding=embedding, groups=groups, head=head, dropout=dropout)
+        # A level of this U-Net: what it takes, what it returns, and how many of its blocks attend.
+        self.level_of = partial(_Level, embedding=embedding, groups=groups, head=head, dropout=dropout)
 
         self.conv_in = nn.Conv2d(channels, width, 3, padding=1)
         self.time_embedding = TimeEmbedding(width, embedding)
         if conditions:
             self.class_embedding = nn.Embedding(conditions, embedding)
-        self.down_blocks, self.up_blocks = nn.ModuleList(), nn.ModuleList()
+        self.down_blocks = nn.ModuleList()
         now, skips = width, [width]  # channels of the present map and of every skip map
         for level, wide in enumerate(widths):
             attentions = blocks if attention[level] else 0
-            down = level_of([now] + [wide] * (blocks - 1), wide, attentions=attentions)
+            down = self.level_of([now] + [wide] * (blocks - 1), wide, attentions=attentions)
             skips += [wide] * blocks
             if level < levels - 1:
                 down.downsamplers = nn.ModuleList([_Downsample(wide)])
                 skips.append(wide)
             self.down_blocks.append(down)
             now = wide
-        self.mid_block = level_of([now, now], now, attentions=int(any(attention)))
+        self.mid_block = self.level_of([now, now], now, attentions=int(any(attention)))
         self.map_widths = (*skips, now)  # channels of every map of an encoding, in order
-        for level, wide in reversed(list(enumerate(widths))):
-            inputs = [before + skips.pop() for before in [now] + [wide] * blocks]
-            attentions = len(inputs) if attention[level] else 0
-            up = level_of(inputs, wide, attentions=attentions)
-            if level > 0:
-                up.upsamplers = nn.ModuleList([_Upsample(wide)])
-            self.up_blocks.append(up)
-            now = wide
-        self.conv_norm_out = nn.GroupNorm(groups, width, eps=1e-5)
-        self.conv_out = nn.Conv2d(width, channels, 3, padding=1)
 
     def encode(self, images: Tensor, steps: Tensor, conditions: Tensor | None = None) -> Encoding:
         """Return the maps of noisy images (N, C, H, W) at steps (N,), under whole-number conditions (N,) if any."""
@@ -159,16 +151,54 @@ class UNet(nn.Module):
         x = self.mid_block(0, x, embedding)
         return Encoding(tuple(skips), self.mid_block.resnets[1](x, embedding), embedding)
 
-    def decode(self, encoding: Encoding) -> Tensor:
-        """Return the noise estimate (N, C, H, W) that goes with maps."""
+
+class UNet(UNetEncoder):
+    """Estimate the noise in images (Ho et al. 2020): an encoder, and a decoder that takes its maps as skips.
+
+    It is built from what an encoder is built from.
+    """
+
+    def __init__(
+        self,
+        *,
+        width: int,
+        multipliers: Sequence[int],
+        blocks: int,
+        **others: Any,
+    ) -> None:
+        super().__init__(width=width, multipliers=multipliers, blocks=blocks, **others)
+        *skips, now = self.map_widths
+        widths: list[int] = []  # channels of every map of the decoder, in order
+        self.up_blocks = nn.ModuleList()
+        for level, multiplier in reversed(list(enumerate(multipliers))):
+            wide = width * multiplier
+            inputs = [before + skips.pop() for before in [now] + [wide] * blocks]
+            attentions = len(inputs) if self.down_blocks[level].attentions else 0
+            up = self.level_of(inputs, wide, attentions=attentions)
+            if level > 0:
+                up.upsamplers = nn.ModuleList([_Upsample(wide)])
+            self.up_blocks.append(up)
+            widths += [wide] * len(inputs)
+            now = wide
+        self.decoder_widths = tuple(widths)
+        self.conv_norm_out = nn.GroupNorm(self.config["norm_num_groups"], width, eps=1e-5)
+        self.conv_out = nn.Conv2d(width, self.config["out_channels"], 3, padding=1)
+
+    def decoder_maps(self, encoding: Encoding) -> Iterator[Tensor]:
+        """Yield the map (N, D, h, w) after each block of the decoder, the next computed when it is asked for."""
         x, skips = encoding.middle, list(encoding.skips)
         level: Any
         for level in self.up_blocks:
             for block in range(len(level.resnets)):
                 x = level(block, torch.cat([x, skips.pop()], dim=1), encoding.embedding)
+                yield x
             for upsample in level.upsamplers:
                 x = upsample(x)
-        return self.conv_out(F.silu(self.conv_norm_out(x)))
+
+    def decode(self, encoding: Encoding) -> Tensor:
+        """Return the noise estimate (N, C, H, W) that goes with maps."""
+        (last,) = deque(self.decoder_maps(encoding), maxlen=1)
+        return self.conv_out(F.silu(self.conv_norm_out(last)))
 
     def forward(self, images: Tensor, steps: Tensor, conditions: Tensor | None = None) -> Tensor:
         """Return the noise estimate (N, C, H, W) for noisy images at steps (N,), under conditions (N,) if any."""
