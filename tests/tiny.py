@@ -15,6 +15,8 @@ from jointdiff.data.store import open_store, write_table
 SMALL: dict[str, dict[str, Any]] = {
     "joint": {"width": 8, "multipliers": [1, 2], "blocks": 1, "attention_at": []},
     "diffusion_classifier": {"width": 8, "multipliers": [1, 2], "blocks": 1, "attention_at": [], "quick_trials": 4},
+    "diffusion_features": {"width": 8, "multipliers": [1, 2], "blocks": 1, "attention_at": []},
+    "guided_diffusion": {"width": 8, "multipliers": [1, 2], "blocks": 1, "attention_at": []},
     "supervised": {"depth": 10, "width": 1},
     "fixmatch": {"depth": 10, "width": 1, "unlabelled_ratio": 2},
     "mean_teacher": {"depth": 10, "width": 1},

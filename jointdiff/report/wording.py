@@ -13,6 +13,8 @@ RULES = ("majority", "mean", "race")  # of votes, in the order of tables and leg
 _METHODS = {
     "joint": "Joint diffusion",
     "diffusion_classifier": "Diffusion classifier",
+    "diffusion_features": "Diffusion features",
+    "guided_diffusion": "Guided diffusion",
     "mediffusion": "Mediffusion",
     "fixmatch": "FixMatch",
     "flexmatch": "FlexMatch",
