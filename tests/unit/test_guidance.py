@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from baselines.guided_diffusion import GuidedDiffusion
 from jointdiff.config import Explanation
 from jointdiff.data.augment import Views
 from jointdiff.data.source import Augmentations, DataInfo, LabelSpec
@@ -20,6 +21,7 @@ METHODS = {
     "representation": (JointDiffusion, {**JOINT, "guided_maps": (3, 4), "guidance_reach": 30.0}, 200, 100.0),
     "conditional": (JointDiffusion, {**JOINT, **TOLD}, 100, 2.0),
     "classifier_free": (DiffusionClassifier, {"quick_trials": 4}, 100, 2.0),
+    "classifier": (GuidedDiffusion, {}, 100, 5.0),
 }
 
 
@@ -109,8 +111,9 @@ def test_unguided_samples_show_either_side_whatever_was_asked_for(models, name):
         ("representation", Explanation(noise_level=150, steps=2, guidance=200.0, guide="image", noises=1)),
         ("representation", Explanation(noise_level=300, steps=4, guidance=100.0, guide="representation", noises=1)),
         ("conditional", Explanation(noise_level=500, steps=4, guidance=1.0, guide="label", noises=1)),
+        ("classifier", Explanation(noise_level=300, steps=4, guidance=10.0, guide="image", noises=1)),
     ],
-    ids=["image", "representation", "label"],
+    ids=["image", "representation", "label", "classifier"],
 )
 def test_a_class_removed_gives_way_to_the_other_and_stays_in_the_control(models, name, how, side):
     torch.manual_seed(1)
