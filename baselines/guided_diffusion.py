@@ -48,6 +48,11 @@ class GuidedDiffusion(UNetMethod):
             dropout=settings.head_dropout,
         )
 
+    @property
+    def network(self) -> str:
+        """Name both networks."""
+        return f"{self.unet.name} and the encoder of {self.classifier.encoder.name}"
+
     # --- Training ---------------------------------------------------------------------------------------------------
 
     def losses(self, batch: Batch, views: Views, averaged: GuidedDiffusion) -> Losses:

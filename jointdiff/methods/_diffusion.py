@@ -92,6 +92,11 @@ class UNetMethod(DiffusionMethod):
         )
 
     @property
+    def network(self) -> str:
+        """Name the U-Net."""
+        return self.unet.name
+
+    @property
     def shape(self) -> dict[str, Any]:
         """Return what a U-Net on these codes, or its encoder, is built from."""
         chosen = ("width", "multipliers", "blocks", "attention_at", "dropout")

@@ -88,11 +88,6 @@ class JointDiffusion(UNetMethod):
         if settings.consistency != "none" and settings.consistency_view == "strong" and self.codec.costly:
             raise ValueError("consistency_view strong: latents cannot be augmented; use consistency_view: noise")
 
-    @property
-    def network(self) -> str:
-        """Name the U-Net."""
-        return self.unet.name
-
     # --- Training ---------------------------------------------------------------------------------------------------
 
     def losses(self, batch: Batch, views: Views, averaged: JointDiffusion) -> Losses:

@@ -72,6 +72,7 @@ def test_no_weight_is_shared():
     assert build(classifier_width=16).classifier.encoder.map_widths[0] == 16
     assert build(classifier_learning_rate=1e-5).learning_rates() == {"classifier": 1e-5}
     assert method.learning_rates() == {}
+    assert method.network == "U-Net 8 x (1, 2) and the encoder of U-Net 8 x (1, 2)"
 
 
 def log_probability(kind, logits, labels):
