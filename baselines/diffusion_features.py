@@ -25,7 +25,8 @@ class DiffusionFeatures(UNetMethod):
 
     There is a probe for every map of the encoder, the middle and the decoder, at every noise level. All of them learn
     from the maps of the averaged U-Net, which is the one that is evaluated, and none changes it. In the last part of
-    the training the U-Net rests, so that the probes end on features that no longer move.
+    the training the U-Net rests, so that the probes end on features that no longer move; weights of before are not
+    chosen, however lucky one of the many probes was on few validation images.
     """
 
     class Settings(UNetMethod.Settings):
@@ -35,10 +36,11 @@ class DiffusionFeatures(UNetMethod):
         probe: Literal["linear", "mlp"] = "linear"  # mlp: one hidden layer, as wide as what is pooled
         pooling: Literal["avg", "max", "both"] = "avg"  # of each map; Xiang et al. average
         probe_learning_rate: float = 1e-3
-        probe_share: float = Field(0.25, ge=0, lt=1)  # of the training, at its end: the U-Net rests
+        probe_share: float = Field(0.25, gt=0, lt=1)  # of the training, at its end: the U-Net rests
 
     settings: Settings
     tunable: ClassVar[tuple[str, ...]] = ("learning_rate", "probe_learning_rate")
+    resting: Tensor  # (), 1 once the U-Net rests
     chosen: Tensor  # (2,): which map, in the order of computation, and which of the noise levels
 
     def __init__(self, data: DataInfo, settings: Settings, codec: Codec | None = None) -> None:
@@ -53,6 +55,8 @@ class DiffusionFeatures(UNetMethod):
             )
             for width in (*self.unet.map_widths, *self.unet.decoder_widths)
         )
+        # Whole numbers, which the average copies.
+        self.register_buffer("resting", torch.zeros((), dtype=torch.long))
         self.register_buffer("chosen", torch.zeros(2, dtype=torch.long))
 
     def learning_rates(self) -> dict[str, float]:
@@ -63,8 +67,9 @@ class DiffusionFeatures(UNetMethod):
 
     def losses(self, batch: Batch, views: Views, averaged: DiffusionFeatures) -> Losses:
         """Return the denoising term while the U-Net learns, and the mean classification loss of all probes."""
-        terms = {}
-        if batch.progress < 1.0 - self.settings.probe_share:
+        terms, resting = {}, batch.progress >= 1.0 - self.settings.probe_share
+        self.resting.fill_(resting)
+        if not resting:
             codes = self.codes_of(views.flip(batch.unlabelled))
             steps = torch.randint(STEPS, (len(codes),), device=codes.device)
             noise = torch.randn_like(codes)
@@ -114,7 +119,10 @@ class DiffusionFeatures(UNetMethod):
         return self.judge([self.pool(m) for m in self.maps(repeated, noise=noise)])
 
     def validate(self, batches: Iterable[Tensor], labels: np.ndarray) -> dict[str, float]:
-        """Choose the probe of the greatest macro AUROC, of equals the one of the least loss; return its AUROC."""
+        """Choose the probe of the greatest macro AUROC, of equals the one of the least loss; return its AUROC.
+
+        While the U-Net learns, another value comes first, which is less than any that follows.
+        """
         # In parts, since every image is asked about at every noise level.
         parts = (part for batch in batches for part in self.codes_of(batch).tensor_split(self.levels))
         logits = torch.cat([self.candidates(part) for part in parts if len(part)])
@@ -128,7 +136,8 @@ class DiffusionFeatures(UNetMethod):
         best = max(np.ndindex(logits.shape[1], logits.shape[2]), key=worth)
         self.chosen.copy_(torch.tensor(best))
         level = self.settings.noise_levels[best[1]]
-        return {"auroc": worth(best)[0], "probed_map": float(best[0]), "noise_level": float(level)}
+        found = {"auroc": worth(best)[0], "probed_map": float(best[0]), "noise_level": float(level)}
+        return found if self.resting else {"resting": 0.0, **found}
 
     def probabilities(self, codes: Tensor) -> Tensor:
         """Return probabilities (N, K) of the chosen probe; nothing behind its map is computed."""
@@ -174,8 +183,9 @@ class Probes(nn.Module):
         self.register_buffer("variance", torch.ones(levels, width))
         self.weights, self.biases = nn.ParameterList(), nn.ParameterList()
         for wide in (width, outputs) if hidden else (outputs,):
-            weight = torch.empty(levels, width, wide).uniform_(-(width**-0.5), width**-0.5)  # as nn.Linear begins
-            self.weights.append(nn.Parameter(weight))
+            # A hidden layer begins as nn.Linear does, the answers begin without an opinion.
+            scale = width**-0.5 if len(self.weights) < hidden else 0.0
+            self.weights.append(nn.Parameter(torch.empty(levels, width, wide).uniform_(-scale, scale)))
             self.biases.append(nn.Parameter(torch.zeros(levels * wide)))  # flat, since what is flat is not decayed
 
     def forward(self, features: Tensor, levels: slice = slice(None)) -> Tensor:

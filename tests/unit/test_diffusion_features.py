@@ -1,3 +1,5 @@
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -12,8 +14,8 @@ from jointdiff.diffusion.process import STEPS
 from jointdiff.method import Batch
 from jointdiff.models import load_model, save_model
 from jointdiff.training.averaging import averaged_copy
-from jointdiff.training.loop import build_method
-from tests.tiny import SMALL, tiny_run
+from jointdiff.training.loop import build_method, train
+from tests.tiny import SMALL, tiny_phantoms, tiny_run
 
 KINDS = {"one_of_k": ("a", "b", "c"), "multi_label": ("a", "b")}
 LEVELS = (0, 50, 400)
@@ -34,8 +36,12 @@ def info(kind="multi_label"):
 
 
 def build(kind="multi_label", **settings):
+    """Return a method whose probes have opinions."""
     torch.manual_seed(0)
-    return DiffusionFeatures.build(info(kind), {**SMALL["diffusion_features"], "noise_levels": LEVELS, **settings})
+    method = DiffusionFeatures.build(info(kind), {**SMALL["diffusion_features"], "noise_levels": LEVELS, **settings})
+    for probes in method.probes:
+        torch.nn.init.normal_(probes.weights[-1], std=0.2)
+    return method
 
 
 def batch(method, step=0, labelled=6):
@@ -112,6 +118,22 @@ def test_the_unet_rests_in_the_last_part_of_the_training():
     assert named[70] == named[99] == {"probing"}
 
 
+def test_weights_from_before_the_rest_are_never_chosen(tmp_path):
+    """The loop keeps the weights with the greatest first value: all of the U-Net's training is to be in them."""
+    plan = {"steps": 8, "validate_every": 1, "log_every": 1}
+    run = tiny_run("diffusion_features", settings={"probe_share": 0.5, "noise_levels": LEVELS}, **plan)
+    folders = tiny_phantoms(tmp_path, labelled=12, validation=8, unlabelled=16, test=12)
+    train(run, **folders, out=tmp_path / "out", state=tmp_path / "state")
+    lines = [json.loads(line) for line in (tmp_path / "out/metrics.jsonl").read_text().splitlines()]
+    firsts = [list(line.items())[3] for line in lines if line["split"] == "validation"]
+    # The fifth step is the first without the U-Net.
+    assert [name for name, _ in firsts] == ["resting"] * 4 + ["auroc"] * 4
+    assert all(value == 0 for name, value in firsts if name == "resting")
+    best = max(range(4, 8), key=lambda i: (firsts[i][1], i)) + 1
+    assert json.loads((tmp_path / "out/run.json").read_text())["cost"]["best_step"] == best
+    assert load_model(tmp_path / "out/model").resting == 1
+
+
 @pytest.mark.parametrize("probe", ["linear", "mlp"])
 def test_a_probe_is_standardised_layers(probe):
     method = build(probe=probe)
@@ -148,7 +170,7 @@ def test_validation_chooses_the_probe_that_ranks_and_prediction_asks_it_alone(tm
             probes.weights[0].zero_()
         method.probes[place].weights[0][level, 0] = torch.tensor([1.0, -1.0])
         scores = method.validate(images.split(5), labels.numpy())
-    assert scores == {"auroc": 1.0, "probed_map": place, "noise_level": LEVELS[level]}
+    assert scores == {"resting": 0.0, "auroc": 1.0, "probed_map": place, "noise_level": LEVELS[level]}
     assert method.chosen.tolist() == [place, level]
 
     with torch.no_grad():
