@@ -26,6 +26,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "flexmatch": {"depth": 10, "width": 1, "unlabelled_ratio": 2},
     "freematch": {"depth": 10, "width": 1, "unlabelled_ratio": 2},
     "softmatch": {"depth": 10, "width": 1, "unlabelled_ratio": 2},
+    "simclr": {"depth": 10, "width": 1, "unlabelled_ratio": 2},
 }
 
 
