@@ -13,7 +13,6 @@ from torch.nn import functional as F
 
 from jointdiff.data.source import Augmentations
 
-
 # Share of the image that a crop shows. Any two of more than a quarter overlap, so that there is something to agree on;
 # SimCLR's least share for photographs, .08, often misses the one small thing that a medical image is about.
 CROP_AREA = (0.3, 1.0)
