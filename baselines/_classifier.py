@@ -11,6 +11,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from jointdiff.config import ConfigError
 from jointdiff.data.source import DataInfo
 from jointdiff.method import Method, MethodSettings
 from jointdiff.nets.classifier import WIDE_RESNET, TimmClassifier, WideResNet
@@ -63,6 +64,23 @@ class ClassifierMethod(Method):
         """Name the backbone, and say where it did not start from scratch."""
         return self.net.name + (", pretrained" if self.settings.pretrained else "")
 
+    def start_from(self, other: Method) -> None:
+        """Take over the network of another classifier, all but its head.
+
+        Raises:
+            ConfigError: it has no such network, or one of another kind or size.
+        """
+        if not isinstance(other, ClassifierMethod):
+            super().start_from(other)
+            return
+        mine, theirs = _body(self.net), _body(other.net)
+        if {name: value.shape for name, value in mine.items()} != {name: value.shape for name, value in theirs.items()}:
+            raise ConfigError(
+                f"{type(self).__name__} ({self.net.name}) cannot start from {type(other).__name__} ({other.net.name}): "
+                "their networks differ; give both entries the same network in their settings"
+            )
+        self.net.load_state_dict(theirs, strict=False)
+
     def logits(self, images: Tensor) -> Tensor:
         """Return scores (N, K) before the sigmoid or softmax."""
         return self.net(images)
@@ -82,6 +100,11 @@ class ClassifierMethod(Method):
     def logits_of(self, *parts: Tensor) -> tuple[Tensor, ...]:
         """Return the logits of several batches from one pass, so that normalisation sees them together."""
         return self.logits(torch.cat(parts)).split([len(part) for part in parts])
+
+
+def _body(net: nn.Module) -> dict[str, Tensor]:
+    """Return all of a network's state but its head's."""
+    return {name: value for name, value in net.state_dict().items() if not name.startswith("head.")}
 
 
 @contextmanager

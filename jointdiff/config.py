@@ -124,6 +124,7 @@ class MethodVariant(Closed):
     method: str | None = None  # module in jointdiff.methods or baselines; the variant's own name by default
     base: str | None = None  # another variant, whose entry this one takes over but for what it says itself
     autoencoder: str | None = None  # key of `autoencoders`: diffusion happens in its latents
+    start: str | None = None  # another variant, from whose trained network this one begins
     # "grid": a cell for each of the data set's budgets, or for those listed; "all": one with every training label.
     labels: Budgets = "grid"
     generate: bool = False  # draw synthetic images from it
@@ -268,6 +269,7 @@ class Experiment(Closed):
             if variant.autoencoder is not None:
                 where = f"methods.{name}.autoencoder: {variant.autoencoder!r} is no key of autoencoders"
                 _known(variant.autoencoder, self.autoencoders, where)
+            self._check_start(name)
         extractor = self.methods.get(self.evaluation.extractor)
         if self.needs_extractor and (extractor is None or extractor.labels != "all"):
             raise ConfigError(
@@ -275,6 +277,39 @@ class Experiment(Closed):
                 "it judges counterfactuals, and its features give the Frechet distance"
             )
         return self
+
+    def _check_start(self, name: str) -> None:
+        """Check that what a variant begins with is there for each of its cells, and saw no image that validates it."""
+        variant, key, chain = self.methods[name], f"methods.{name}.start", [name]
+        while (start := self.methods[chain[-1]].start) is not None:
+            _known(start, self.methods, f"methods.{chain[-1]}.start: {start!r} is no key of methods")
+            chain.append(start)
+            if start in chain[:-1]:
+                raise ConfigError(f"{key}: {' -> '.join(chain)} is a circle")
+        if variant.start is None:
+            return
+        source = self.methods[variant.start]
+        for dataset, data in self.datasets.items():
+            trained = source.budgets(data.labels)
+            for budget in variant.budgets(data.labels):
+                if source.labels != "all" and budget not in trained:
+                    raise ConfigError(
+                        f"{key}: {variant.start!r} is not trained with the label budget {budget!r} of {dataset}; "
+                        "add it to its `labels`"
+                    )
+                # Only counts and fractions are parts of one order, in which "all" comes last.
+                if source.labels == "all" and re.search("per-class|list-", budget):
+                    raise ConfigError(
+                        f"{key}: {variant.start!r} with `labels: all` learns from images that validate the label "
+                        f"budget {budget!r} of {dataset}; give it `labels: grid`"
+                    )
+
+    def start_of(self, labels: str, method: str) -> tuple[str, str] | None:
+        """Return the (labels, variant) of the cell, of the same data set and seed, from which a cell begins."""
+        start = self.methods[method].start
+        if start is None:
+            return None
+        return ("all" if self.methods[start].labels == "all" else labels), start
 
     @property
     def needs_extractor(self) -> bool:
@@ -316,6 +351,7 @@ class Experiment(Closed):
         return {
             "method": variant.method or method,
             "autoencoder": variant.autoencoder,
+            "start": variant.start,
             "labels": variant.labels,
             **{f"{section}.{key}": value for section, values in sections.items() for key, value in values.items()},
         }
@@ -334,7 +370,7 @@ class Experiment(Closed):
         """Return everything one training depends on, overrides resolved."""
         data, variant = self.datasets[dataset], self.methods[method]
         training = {**self.training.model_dump(), **data.training, **variant.training}
-        first = variant.autoencoder
+        first, begun = variant.autoencoder, self.start_of(labels, method)
         return RunSpec(
             experiment=self.name,
             dataset=dataset,
@@ -349,6 +385,7 @@ class Experiment(Closed):
             variant=method,
             method=variant.method or method,
             autoencoder=self.first_stage(dataset, first, seed) if first is not None else None,
+            start=self.run(dataset, *begun, seed).digest if begun is not None else None,
             seed=seed,
             settings=variant.settings,
             training=Training.model_validate(training),
@@ -402,6 +439,7 @@ class RunSpec(Closed):
     variant: str
     method: str
     autoencoder: FirstStage | None = None  # in whose latents the method works
+    start: str | None = None  # digest of the run from whose network this one begins
     seed: int
     settings: dict[str, Any]
     training: Training
@@ -410,6 +448,8 @@ class RunSpec(Closed):
     def digest(self) -> str:
         """Identify what is trained: 16 hex digits over every field that changes the weights."""
         quiet: dict[str, Any] = {"training": QUIET, "experiment": True, "autoencoder": {"training": QUIET}}
+        if self.start is None:  # so that runs from before this key keep their names
+            quiet["start"] = True
         return digest(self.model_dump(mode="json", exclude=quiet))
 
 
@@ -440,7 +480,7 @@ def _override(general: Closed, changes: Mapping[str, Any], prefix: str) -> None:
 
 
 def abilities(method: str) -> frozenset[str]:
-    """Return what a built-in method can do: generate, counterfactual, grad_cam, vote, latents."""
+    """Return what a built-in method can do: generate, counterfactual, grad_cam, vote, latents, label_free."""
     return frozenset(_declared_methods().get(method, {}).get("x-can", ()))
 
 
@@ -511,6 +551,7 @@ def _check_names(experiment: Experiment) -> None:
         if "autoencoder" in _declared():
             _check_settings(first.settings, _declared()["autoencoder"], f"autoencoders.{name}.settings.")
     for name, variant in experiment.methods.items():
+        _check_no_label_is_handed_on(experiment, name)
         method, key = variant.method or name, f"methods.{name}"
         _known(method, methods(), f"{key}{'.method' if variant.method else ''}: unknown method {method!r}")
         declared = _declared_methods().get(method)
@@ -525,6 +566,21 @@ def _check_names(experiment: Experiment) -> None:
                 able = [other for other, schema in _declared_methods().items() if ability in schema["x-can"]]
                 where = "generate" if ability == "generate" else "explain"
                 raise ConfigError(f"{key}.{where}: {method} cannot {verb}; these methods can: {', '.join(able)}")
+
+
+def _check_no_label_is_handed_on(experiment: Experiment, name: str) -> None:
+    """Check that all a variant begins with, directly or not, was given no labels but its own."""
+    start, every_label = experiment.methods[name].start, False
+    while start is not None and experiment.methods[name].labels != "all":
+        entry = experiment.methods[start]
+        every_label |= entry.labels == "all"  # and so has what that one begins with
+        if every_label and "label_free" not in abilities(entry.method or start):
+            able = [method for method, schema in _declared_methods().items() if "label_free" in schema["x-can"]]
+            raise ConfigError(
+                f"methods.{name}.start: {start!r} is trained with every label, which {name!r} is not to have; "
+                f"give it `labels: grid`, or start from a method that learns without labels: {', '.join(able)}"
+            )
+        start = entry.start
 
 
 @cache

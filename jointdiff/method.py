@@ -14,6 +14,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
+from jointdiff.config import ConfigError
 from jointdiff.nets.codecs import Codec, Identity
 from jointdiff.task import Task, task_for
 
@@ -73,6 +74,9 @@ class Trainable(nn.Module, ABC):
 
     Settings: ClassVar[type[MethodSettings]] = MethodSettings
     sees_labelled: ClassVar[bool] = True  # False: it trains on unlabelled images alone, and none are drawn for it
+    # False: its encoder is the same whatever labels it is given. The last weights are then kept, not those that
+    # validate best, and methods with fewer labels may begin with it.
+    encoder_sees_labels: ClassVar[bool] = True
     # Buffers that hold something of every training image. Checkpoints keep them; the average has them empty, as they
     # are built, and so does a saved model.
     memory: ClassVar[tuple[str, ...]] = ()
@@ -108,6 +112,10 @@ class Trainable(nn.Module, ABC):
     def learning_rates(self) -> dict[str, float]:
         """Name the parts (attributes) that learn at another rate than the settings say."""
         return {}
+
+    def clipped_together(self) -> list[list[nn.Parameter]]:
+        """Return the weights in parts, of each of which the gradient is scaled down to the norm allowed."""
+        return [list(self.parameters())]
 
     def forward(self, batch: Batch, views: Views, averaged: Any) -> Losses:
         """Return the losses (so that a data-parallel wrapper sees the training step)."""
@@ -152,6 +160,14 @@ class Method(Trainable):
             self.task.balance_by(labels)
         elif self.settings.class_balance == "logit_adjusted":
             self.task.adjust_by(labels)
+
+    def start_from(self, other: Method) -> None:
+        """Take over what another trained method has learnt, as weights to begin with.
+
+        Raises:
+            ConfigError: that is no method to begin with, or its network is another one.
+        """
+        raise ConfigError(f"{type(self).__name__} cannot start from {type(other).__name__}: remove `start`")
 
     @abstractmethod
     def predict(self, images: Tensor) -> Tensor:

@@ -21,6 +21,8 @@ def config_schema() -> dict[str, Any]:
         can = [ability for ability, contract in contracts.items() if issubclass(method, contract)]
         if method.works_in_latents:
             can.append("latents")
+        if not method.encoder_sees_labels:
+            can.append("label_free")
         declared[name] = method.Settings.model_json_schema() | {"x-can": can}
     schema = Experiment.model_json_schema()
     schema["properties"]["pathvars"] = {"type": "object", "description": "Folders that Snakemake puts elsewhere"}

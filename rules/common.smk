@@ -122,6 +122,15 @@ def first_stage(name):
     return of
 
 
+def start_model(wildcards):
+    """Return the trained model from whose network a cell begins, if it does."""
+    begun = experiment.start_of(wildcards.labels, wildcards.method)
+    if begun is None:
+        return []
+    labels, method = begun
+    return f"{CELL}/model".format(dataset=wildcards.dataset, labels=labels, method=method, seed=wildcards.seed)
+
+
 def first_stages(name):
     """List a file of every autoencoder in whose latents some variant works."""
     used = {variant.autoencoder for variant in experiment.methods.values() if variant.autoencoder}

@@ -4,7 +4,10 @@
 FIRST = [
     name
     for name, variant in experiment.methods.items()
-    if variant.generate or "counterfactual" in variant.explain or name == experiment.evaluation.extractor
+    if variant.generate
+    or "counterfactual" in variant.explain
+    or name == experiment.evaluation.extractor
+    or name in [other.start for other in experiment.methods.values()]
 ]
 
 
@@ -66,6 +69,7 @@ rule train_method:
         split=f"{SPLIT}/split-{{seed}}.parquet",
         autoencoder=first_stage("model"),
         latents=first_stage("latents.npy"),
+        start=start_model,
         tracking=ancient("<results>/tracking/store.json"),
     output:
         model=directory(f"{CELL}/model"),

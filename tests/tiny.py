@@ -30,6 +30,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "softmatch": {"depth": 10, "width": 1, "unlabelled_ratio": 2},
     "src_mt": {"depth": 10, "width": 1},
     "acpl": {"depth": 10, "width": 1},
+    "simclr": {"depth": 10, "width": 1, "unlabelled_ratio": 2},
 }
 
 

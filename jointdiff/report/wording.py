@@ -21,6 +21,7 @@ _METHODS = {
     "freematch": "FreeMatch",
     "softmatch": "SoftMatch",
     "mixmatch": "MixMatch",
+    "simclr": "SimCLR",
     "mean_teacher": "Mean Teacher",
     "pi_model": "Pi-model",
     "pseudo_label": "Pseudo-label",

@@ -24,7 +24,7 @@ from jointdiff.data.store import Store, open_store
 from jointdiff.devices import describe, pick_device, pick_precision
 from jointdiff.files import atomic_path, sha256, write_json
 from jointdiff.method import Method, MethodSettings, Trainable
-from jointdiff.models import save_model
+from jointdiff.models import load_model, save_model
 from jointdiff.nets.autoencoder import Autoencoder
 from jointdiff.nets.codecs import Codec
 from jointdiff.progress import Progress
@@ -53,6 +53,7 @@ def train(
     state: Path | str,  # folder of the resumable state, which survives a failed job and is removed at the end
     autoencoder: Path | str | None = None,  # folder of the first stage, for a method that works in its latents
     latents: Path | str | None = None,  # and what it makes of every image of the store
+    start: Path | str | None = None,  # model folder of another cell, from whose trained network this one begins
     code_version: str = "",  # state of another code version is not resumed
     track: Callable[[Path], None] | None = None,  # told of the growing metrics.jsonl after each validation
 ) -> None:
@@ -61,7 +62,7 @@ def train(
     Weights are chosen by macro AUROC on the validation rows of the split; the test rows are never looked at.
 
     Raises:
-        ConfigError: the settings do not fit the method or the data.
+        ConfigError: the settings do not fit the method or the data, or it cannot begin with the network of ``start``.
         ValueError: there is an autoencoder without latents, or latents without one.
         TrainingDivergedError: a loss term is NaN or infinite; names the step, the terms and the last checkpoint.
     """
@@ -71,8 +72,13 @@ def train(
     roles = data.split_rows(split)
     codec = Autoencoder(autoencoder, data.info) if autoencoder is not None else None
     torch.manual_seed(derive(run.seed, "initial weights"))
+    method = build_method(run, data.info, codec)
+    key = f"{run.digest} {code_version}"
+    if start is not None:
+        _begin_with(method, Path(start), run)
+        key += f" {_weights_digest(Path(start))}"
     best, lines, cost = fit(
-        build_method(run, data.info, codec),
+        method,
         data,
         roles,
         latents=latents,
@@ -80,7 +86,7 @@ def train(
         seed=run.seed,
         label=f"train {run.variant} on {run.dataset}, labels {run.labels}, seed {run.seed}",
         state=Path(state),
-        key=f"{run.digest} {code_version}",
+        key=key,
         track=track,
     )
     save_model(best, out / "model", run=run, results=cost)
@@ -151,6 +157,7 @@ def fit(
     if plan.validation_images is not None and plan.validation_images < len(judged):
         judged = np.sort(rng(seed, "validation images").permutation(judged)[: plan.validation_images])
     wrapped: Any = trained
+    parts = trained.clipped_together()
     prepared: Any = None
     if optimiser:
         wrapped, prepared = accelerator.prepare(trained, optimiser)
@@ -166,7 +173,7 @@ def fit(
             terms = wrapped(batch, views, averaged)
             loss = torch.stack(list(terms.values())).sum()
             accelerator.backward(loss)
-            norm = accelerator.clip_grad_norm_(trained.parameters(), plan.clip_norm)
+            norms = [accelerator.clip_grad_norm_(part, plan.clip_norm) for part in parts]
             for group in prepared.param_groups:
                 group["lr"] = group["base"] * _schedule(settings, step=step, steps=steps)
             prepared.step()
@@ -174,6 +181,7 @@ def fit(
             update_average(averaged, trained, decay=settings.ema, step=step + 1)
 
             # Sums stay on the device: the host asks for them only when a line is due.
+            norm = torch.stack(norms).norm() if len(norms) > 1 else norms[0]
             for name, value in {"loss": loss, **terms, "gradient_norm": norm}.items():
                 sums[name] = sums[name] + value.detach() if name in sums else value.detach()
             since += 1
@@ -189,8 +197,10 @@ def fit(
                     averaged, feed, judged, autocast=accelerator.autocast, batch_size=4 * plan.batch_size
                 )
                 score = next(iter(scores.values()))
-                # On a tie the later weights win: few validation images saturate early.
-                if now.progress["best"] is None or score >= now.progress["best"]:
+                # On a tie the later weights win: few validation images saturate early. Labels do not choose an encoder
+                # that is to see none.
+                chosen = now.progress["best"] is None or score >= now.progress["best"]
+                if chosen or not trained.encoder_sees_labels:
                     now.progress.update(best=score, best_step=done)
                     now.best = {name: value.clone() for name, value in averaged.state_dict().items()}
                 _write(lines, step=done, images=done * plan.batch_size, split="validation", **scores)
@@ -239,6 +249,19 @@ def build_method(run: RunSpec, info: DataInfo, codec: Codec | None = None) -> Me
         return load_method(run.method).build(info, run.settings, codec)
     except ValueError as error:  # pydantic's ValidationError is one
         raise ConfigError(f"methods.{run.variant}.settings: {error}") from error
+
+
+def _begin_with(method: Method, start: Path, run: RunSpec) -> None:
+    try:
+        method.start_from(load_model(start))
+    except ConfigError as error:
+        raise ConfigError(f"methods.{run.variant}.start: {error}") from error
+
+
+def _weights_digest(model: Path) -> str:
+    """Digest the weights in a model folder."""
+    files = sorted(model.rglob("*.safetensors"))
+    return hashlib.sha256(" ".join(map(sha256, files)).encode()).hexdigest()[:16]
 
 
 @torch.no_grad()

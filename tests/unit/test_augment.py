@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from jointdiff.config import ConfigError
-from jointdiff.data.augment import OPERATIONS, Views, _compose, _motions
+from jointdiff.data.augment import OPERATIONS, Views, _compose, _motions, random_crop
 from jointdiff.data.source import MEDICAL, PHOTOMETRIC, UNORIENTED, Augmentations
 from jointdiff.registry import load_source
 
@@ -217,3 +217,50 @@ def test_a_medical_policy_leaves_small_findings_in_view(policy, side):
     hidden, natural = hidden_share(policy, side), hidden_share(Augmentations(), side)
     assert hidden <= 0.02
     assert natural >= 0.04 and natural >= 4 * hidden
+
+
+def where(crops):
+    """Return the first and last position (N, 2) in [-1, 1] that crops of a ramp show, and how evenly they show it."""
+    rows = crops[:, 0, 0]
+    return rows[:, [0, -1]], rows.diff(dim=1)
+
+
+@pytest.mark.parametrize("flat", [(0, 1, 2, 3), (0, 1, 3, 2)], ids=["columns", "rows"])
+def test_crops_lie_within_the_image_and_have_the_share_asked_for(flat):
+    """On a ramp from the first pixel's centre to the last one's, what is shown says where it was."""
+    torch.manual_seed(0)
+    images = ramp(4000, 32).permute(flat)
+    ends, steps = where(random_crop(images, area=(0.3, 0.9)).permute(flat))
+    assert ends.abs().max() <= 1, "what lies outside would go on beyond the ramp's ends, were it not the border's"
+    inner = (ends[:, 0] > -1) & (ends[:, 1] < 1)
+    # Side of the crop = pixels' distance in it, relative to that in the image.
+    sides = steps[inner].mean(1) / (2 / 31)
+    torch.testing.assert_close(steps[inner], steps[inner].mean(1, keepdim=True).expand(-1, 31), atol=1e-4, rtol=0)
+    assert sides.min() >= 0.3**0.5 - 1e-3 and sides.max() <= 0.9**0.5 + 1e-3
+    assert sides.min() < 0.57 and sides.max() > 0.92, "every share occurs"
+    # Positions are drawn from one end to the other, whatever the size: half of the crops lie left of the middle.
+    assert abs((ends.mean(1) < 0).float().mean() - 0.5) < 0.05
+    assert inner.float().mean() > 0.8
+
+
+def test_a_crop_of_everything_is_the_image():
+    images = torch.rand(5, 3, 16, 16) * 2 - 1
+    torch.testing.assert_close(random_crop(images, area=(1.0, 1.0)), images, atol=1e-5, rtol=0)
+
+
+def test_contrastive_views_stay_in_range_and_differ_between_images():
+    torch.manual_seed(0)
+    image = torch.rand(1, 1, 16, 16) * 2 - 1
+    views = Views(Augmentations()).contrastive(image.expand(64, -1, -1, -1))
+    assert views.shape == (64, 1, 16, 16)
+    assert views.abs().max() <= 1.0001
+    assert len({tuple(view.flatten().tolist()) for view in views}) == 64
+
+
+@pytest.mark.parametrize("allowed", [False, True])
+def test_contrastive_views_are_flipped_where_allowed(allowed):
+    """No crop or photometric operation turns a ramp round."""
+    torch.manual_seed(0)
+    views = Views(Augmentations(horizontal_flip=allowed)).contrastive(ramp(200))
+    turned = int((views[:, 0, 0, 0] > views[:, 0, 0, -1]).sum())
+    assert 60 < turned < 140 if allowed else turned == 0

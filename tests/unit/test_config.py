@@ -99,6 +99,27 @@ def test_the_schema_accepts_what_the_types_accept(path: Path) -> None:
         ({"methods": {"random": {"labels": [40]}}}, ["methods.random.labels", "'40'", "did you mean '50'"]),
         ({"methods": {"joint": {"generate": True}}}, ["evaluation.extractor", "fully_supervised", "labels: all"]),
         ({"methods": {"not a name": {"method": "joint"}}}, ["methods", "'not a name'", "letters"]),
+        ({"methods": {"supervised": {"start": "simcrl"}, "simclr": {}}},
+         ["methods.supervised.start", "'simcrl' is no key of methods", "did you mean 'simclr'"]),
+        ({"methods": {"supervised": {"start": "supervised"}}},
+         ["methods.supervised.start", "supervised -> supervised is a circle"]),
+        ({"methods": {"supervised": {"start": "simclr"}, "simclr": {"start": "fixmatch"},
+                      "fixmatch": {"start": "simclr"}}},
+         ["methods.supervised.start", "supervised -> simclr -> fixmatch -> simclr is a circle"]),
+        ({"datasets": {"phantom": {"size": 32, "labels": [50, 100]}},
+          "methods": {"supervised": {"start": "simclr"}, "simclr": {"labels": [100]}}},
+         ["methods.supervised.start", "'simclr' is not trained with the label budget '50' of phantom", "`labels`"]),
+        ({"methods": {"supervised": {"start": "simclr", "labels": "all"}, "simclr": {}}},
+         ["methods.supervised.start", "'simclr' is not trained with the label budget 'all' of phantom"]),
+        ({"datasets": {"phantom": {"size": 32, "labels": ["25 per class"]}},
+          "methods": {"supervised": {"start": "simclr"}, "simclr": {"labels": "all"}}},
+         ["methods.supervised.start", "validate the label budget '25-per-class' of phantom", "`labels: grid`"]),
+        ({"methods": {"fixmatch": {"start": "supervised"}, "supervised": {"labels": "all"}}},
+         ["methods.fixmatch.start", "'supervised' is trained with every label", "`labels: grid`", "simclr"]),
+        ({"datasets": {"phantom": {"size": 32, "labels": [50, "all"]}},
+          "methods": {"fixmatch": {"start": "simclr"}, "simclr": {"labels": "all", "start": "supervised"},
+                      "supervised": {}}},
+         ["methods.fixmatch.start", "'supervised' is trained with every label"]),
     ],
 )  # fmt: skip
 def test_a_mistake_is_one_message_with_key_value_and_remedy(changes: dict[str, Any], says: list[str]) -> None:
@@ -184,6 +205,49 @@ def test_a_digest_covers_what_changes_the_weights_and_nothing_else() -> None:
     changed = [{"size": 16}, {"labels": "51"}, {"seed": 1}, {"settings": {"a": 1}}, {"options": {"patients": 1}}]
     digests = {spec(**change).digest for change in [{}, *changed, {"training": Training(steps=1)}, {"test": 0.5}]}
     assert len(digests) == len(changed) + 3
+
+
+def test_a_digest_without_a_start_is_what_it_was_before_there_were_any() -> None:
+    assert spec().digest == "3e9649b14d9b7ba5"
+    assert len({spec().digest, spec(start="a").digest, spec(start="b").digest}) == 3
+
+
+def started(**changes: Any) -> dict[str, Any]:
+    return config(
+        datasets={"phantom": {"size": 32, "labels": [50, 0.1]}},
+        methods={
+            "simclr": {"labels": "all"},
+            "fixmatch": {},
+            "fixmatch_simclr": {"base": "fixmatch", "start": "simclr"},
+            "again": {"method": "supervised", "start": "fixmatch_simclr", "labels": [50]},
+            **changes,
+        },
+    )
+
+
+def test_a_variant_starts_from_the_same_cell_or_from_that_with_every_label() -> None:
+    experiment = parse_experiment(started())
+    assert experiment.start_of("50", "fixmatch_simclr") == ("all", "simclr")
+    assert experiment.start_of("50", "again") == ("50", "fixmatch_simclr")
+    assert experiment.start_of("50", "fixmatch") is None
+    runs = {name: experiment.run("phantom", "50", name, 0) for name in experiment.methods}
+    assert runs["fixmatch"].start is None
+    assert runs["fixmatch_simclr"].start == experiment.run("phantom", "all", "simclr", 0).digest
+    assert runs["again"].start == runs["fixmatch_simclr"].digest
+    assert experiment.changes()["fixmatch_simclr"] == {"base": "fixmatch", "changes": {"start": [None, "simclr"]}}
+    # What the first of a chain is trained with reaches the last.
+    other = parse_experiment(started(simclr={"labels": "all", "settings": {"temperature": 0.1}}))
+    for name in ("fixmatch_simclr", "again"):
+        assert other.run("phantom", "50", name, 0).digest != runs[name].digest
+    assert other.run("phantom", "50", "fixmatch", 0).digest == runs["fixmatch"].digest
+
+
+def test_labels_are_handed_on_among_equals_alone() -> None:
+    """Of the same budget, or where every label is there anyway; or by an encoder that has seen none."""
+    parse_experiment(config(methods={"supervised": {}, "fixmatch": {"start": "supervised"}}))
+    every = {"supervised": {"labels": "all"}, "upper": {"method": "fixmatch", "start": "supervised", "labels": "all"}}
+    parse_experiment(config(methods=every))
+    parse_experiment(config(methods={"simclr": {"labels": "all"}, "fixmatch": {"start": "simclr"}}))
 
 
 def test_a_variant_says_what_it_changes_of_its_base() -> None:

@@ -81,6 +81,23 @@ def test_no_group_crosses_roles_and_budgets_are_exact_and_nested(data, budget, s
             assert not ((smaller == role) & (bigger != role)).any(), f"{role} is not nested"
 
 
+@settings(max_examples=40, deadline=None)
+@given(
+    data=data_sets(), budget=st.sampled_from(["25", "40", "0.4"]), seed=st.integers(0, 5),
+    validation=st.sampled_from([0.1, 0.2, 0.5]),
+)  # fmt: skip
+def test_whoever_trains_with_every_label_sees_no_group_that_validates_or_tests_a_smaller_budget(
+    data, budget, seed, validation
+):
+    """So that a smaller budget may begin with what was learnt from all images without their labels."""
+    labels, groups, published = data
+    how = {"published": published, "seed": seed, "validation": validation}
+    few, every = draw(labels, groups, budget=budget, **how), draw(labels, groups, **how)
+    held_out = np.unique(groups[np.isin(few, ["validation", "test"])])
+    assert len(held_out)
+    assert not np.isin(groups[np.isin(every, ["labelled", "unlabelled"])], held_out).any()
+
+
 @settings(max_examples=20, deadline=None)
 @given(data=data_sets(), seed=st.integers(0, 3))
 def test_the_seed_decides(data, seed):

@@ -128,6 +128,65 @@ def test_state_of_another_split_is_not_resumed(data, tmp_path, monkeypatch):
     assert_same_weights(tmp_path / "a/model", tmp_path / "b/model")
 
 
+@pytest.fixture(scope="module")
+def pretrained(data, tmp_path_factory):
+    """Model folders of SimCLR with two seeds."""
+    folder = tmp_path_factory.mktemp("pretrained")
+    for seed in (0, 1):
+        run = spec("simclr", steps=3).model_copy(update={"seed": seed})
+        train(run, **data, out=folder / str(seed), state=folder / "state")
+    return [folder / str(seed) / "model" for seed in (0, 1)]
+
+
+def test_a_start_gives_the_network_but_for_the_head(data, tmp_path, pretrained):
+    for name, start in (("started", pretrained[0]), ("fresh", None)):
+        train(spec("supervised", steps=0), **data, out=tmp_path / name, state=tmp_path / "state", start=start)
+    source, started, fresh = (
+        load_model(folder).state_dict()
+        for folder in (pretrained[0], tmp_path / "started/model", tmp_path / "fresh/model")
+    )
+    assert started.keys() == fresh.keys() == {name for name in source if name.startswith("net.")}
+    for name, value in started.items():
+        from_source, as_fresh = torch.equal(value, source[name]), torch.equal(value, fresh[name])
+        assert as_fresh and not from_source if name.startswith("net.head.") else from_source, name
+    assert any(not torch.equal(started[name], fresh[name]) for name in started)
+
+
+def test_another_network_is_no_start_and_both_are_named(data, tmp_path, pretrained):
+    run = spec("fixmatch")
+    wide = run.model_copy(update={"settings": {**run.settings, "width": 2}})
+    says = (
+        r"methods\.fixmatch\.start: FixMatch \(WRN-10-2\) cannot start from SimCLR \(WRN-10-1\): "
+        "their networks differ; give both entries the same network"
+    )
+    with pytest.raises(ConfigError, match=says):
+        train(wide, **data, out=tmp_path, state=tmp_path / "state", start=pretrained[0])
+
+
+@pytest.mark.parametrize("method", ["joint", "random"])
+def test_what_has_no_such_network_cannot_start(data, tmp_path, pretrained, method):
+    with pytest.raises(ConfigError, match=rf"methods\.{method}\.start: \w+ cannot start from SimCLR: remove `start`"):
+        train(spec(method), **data, out=tmp_path, state=tmp_path / "state", start=pretrained[0])
+
+
+def test_state_of_another_start_is_not_resumed(data, tmp_path, monkeypatch, pretrained):
+    """Even of the same run, when what it begins with was trained again."""
+    run = spec("supervised", checkpoint_seconds=0.0)
+    with dies_after_checkpoint(monkeypatch):
+        train(run, **data, out=tmp_path / "a", state=tmp_path / "state", start=pretrained[0])
+    train(run, **data, out=tmp_path / "a", state=tmp_path / "state", start=pretrained[1])
+    train(run, **data, out=tmp_path / "b", state=tmp_path / "state-b", start=pretrained[1])
+    assert_same_weights(tmp_path / "a/model", tmp_path / "b/model")
+
+
+def test_labels_choose_no_weights_of_an_encoder_that_is_to_see_none(data, tmp_path, monkeypatch):
+    scores = iter([0.9, 0.5, 0.1])
+    monkeypatch.setattr(loop, "_validate", lambda *args, **kwargs: {"auroc": next(scores)})
+    train(spec("simclr", steps=9), **data, out=tmp_path, state=tmp_path / "state")
+    cost = read_json(tmp_path / "run.json")["cost"]
+    assert (cost["best_step"], cost["best_validation"]) == (9, 0.1)
+
+
 def test_validation_asks_no_more_images_at_once_than_four_batches(data, tmp_path, monkeypatch):
     sizes = []
 
