@@ -158,7 +158,7 @@ def test_the_prior_adjusts_the_loss_of_labelled_images_alone(name):
             found[balance, k] = method.train()(replace(seen, labels=torch.eye(3)[[k] * 4]), views, teacher)
     for k, costlier in enumerate((False, True)):
         plain, adjusted = found["none", k], found["logit_adjusted", k]
-        labelled = {"classification", "supervised", "probing"} & plain.keys()
+        labelled = {"classification", "supervised", "probing", "probe"} & plain.keys()
         torch.testing.assert_close(adjusted, {**plain, **{term: adjusted[term] for term in labelled}})
         assert all((adjusted[term] > plain[term]) == costlier for term in labelled)
 
