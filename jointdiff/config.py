@@ -7,7 +7,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Mapping
-from functools import cache
+from functools import cache, reduce
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -79,6 +79,9 @@ class Training(Closed):
     """How long and how every method trains, unless its own entry says otherwise."""
 
     steps: int = Field(500, ge=0)  # optimiser steps
+    # GFLOP of a whole training, forward and backward, which decide the steps: rivals at equal compute. Of an entry and
+    # of what it overrides, the nearest one that says steps or compute is followed.
+    compute: float | None = Field(None, gt=0)
     batch_size: int = Field(32, ge=1)  # labelled images per step; a method adds unlabelled ones in its own ratio
     unlabelled_share: float = Field(1.0, ge=0, le=1)  # of the unlabelled images; 0 leaves the labelled ones alone
     precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: bf16 where the device has matrix units for it
@@ -309,7 +312,7 @@ class Experiment(Closed):
         variant = self.methods[method]
         sections = {
             "settings": variant.settings,
-            "training": {**self.training.model_dump(), **variant.training},
+            "training": _trained(self.training, variant.training).model_dump(),
             "generation": self.generation_of(method).model_dump(),
             "explanation": self.explanation_of(method).model_dump(),
         }
@@ -333,7 +336,6 @@ class Experiment(Closed):
     def run(self, dataset: str, labels: str, method: str, seed: int) -> RunSpec:
         """Return everything one training depends on, overrides resolved."""
         data, variant = self.datasets[dataset], self.methods[method]
-        training = {**self.training.model_dump(), **data.training, **variant.training}
         first = variant.autoencoder
         return RunSpec(
             experiment=self.name,
@@ -351,19 +353,18 @@ class Experiment(Closed):
             autoencoder=self.first_stage(dataset, first, seed) if first is not None else None,
             seed=seed,
             settings=variant.settings,
-            training=Training.model_validate(training),
+            training=_trained(self.training, data.training, variant.training),
         )
 
     def first_stage(self, dataset: str, autoencoder: str, seed: int) -> FirstStage:
         """Return everything one autoencoder depends on, but for the images."""
         entry = self.autoencoders[autoencoder]
-        training = {**self.training.model_dump(), **self.datasets[dataset].training, **entry.training}
         return FirstStage(
             name=autoencoder,
             seed=seed,
             pretrained=entry.pretrained,
             settings=entry.settings,
-            training=Training.model_validate(training),
+            training=_trained(self.training, self.datasets[dataset].training, entry.training),
         )
 
 
@@ -428,8 +429,19 @@ def _inherited(name: str, methods: Mapping[str, Any], heirs: tuple[str, ...] = (
     merged = {"method": base, **inherited, **entry}
     for section in ("settings", "training", "generation", "explanation"):
         if isinstance(inherited.get(section), dict) and isinstance(entry.get(section), dict):
-            merged[section] = {**inherited[section], **entry[section]}
+            merged[section] = _joined(inherited[section], entry[section])
     return merged
+
+
+def _joined(section: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a section with what is nearer; ``steps`` there stand instead of a more general ``compute``."""
+    kept = {key: value for key, value in section.items() if key != "compute" or "steps" not in changes}
+    return {**kept, **changes}
+
+
+def _trained(general: Training, *overrides: Mapping[str, Any]) -> Training:
+    """Return how something is trained after overrides, the nearest last."""
+    return Training.model_validate(reduce(_joined, overrides, general.model_dump()))
 
 
 def _override(general: Closed, changes: Mapping[str, Any], prefix: str) -> None:

@@ -32,6 +32,7 @@ from jointdiff.registry import load_method
 from jointdiff.seeding import derive, rng
 from jointdiff.training.averaging import averaged_copy, update_average
 from jointdiff.training.checkpoint import TrainingState, restore_checkpoint, save_checkpoint
+from jointdiff.training.compute import steps_and_gflop
 from jointdiff.training.feed import Feed, seed_step
 
 T = TypeVar("T", bound=Trainable)
@@ -140,8 +141,19 @@ def fit(
     now = TrainingState(trained, averaged, optimiser, best={}, progress={"step": 0, "best": None, "seconds": 0.0})
     labelled = plan.batch_size if trained.sees_labelled else 0
     unlabelled = plan.batch_size * settings.unlabelled_ratio
-    # What has no weights, such as a control, has nothing to train.
-    steps = plan.steps if optimiser else 0
+    steps, gflop = 0, 0.0
+    if optimiser:  # what has no weights, such as a control, has nothing to train
+        steps, gflop = steps_and_gflop(
+            trained,
+            averaged,
+            views,
+            plan=plan,
+            seed=seed,
+            batch_of=lambda step, steps: feed.batch(step, steps=steps, labelled=labelled, unlabelled=unlabelled),
+            autocast=accelerator.autocast,
+        )
+        if device.type == "cuda":  # the counting's copies are no part of what a training needs
+            torch.cuda.reset_peak_memory_stats(device)
 
     state.mkdir(parents=True, exist_ok=True)
     checkpoint, metrics = state / CHECKPOINT, state / METRICS
@@ -216,6 +228,7 @@ def fit(
             "device": describe(device),
             "precision": precision,
             "steps": steps,
+            "train_gflop": gflop,
             "best_step": now.progress.get("best_step", 0),
             "best_validation": now.progress["best"],
         },

@@ -178,6 +178,33 @@ def spec(**changes: Any) -> RunSpec:
     return RunSpec(**{**known, **changes})
 
 
+def test_the_nearest_of_steps_and_compute_is_followed() -> None:
+    experiment = parse_experiment(
+        config(
+            training={"steps": 1, "compute": 10.0},
+            datasets={
+                "phantom": {"size": 32, "labels": [50]},
+                "mine": {"source": "phantom", "size": 32, "labels": [50], "training": {"steps": 2}},
+            },
+            methods={
+                "supervised": {},
+                "fixmatch": {"training": {"compute": 30.0}},
+                "short": {"base": "fixmatch", "training": {"steps": 4}},
+            },
+        )
+    )
+
+    def plan(dataset: str, method: str) -> tuple[int, float | None]:
+        training = experiment.run(dataset, "50", method, 0).training
+        return training.steps, training.compute
+
+    assert plan("phantom", "supervised") == (1, 10.0)
+    assert plan("mine", "supervised") == (2, None)
+    assert plan("mine", "fixmatch") == (2, 30.0)
+    assert plan("phantom", "short") == (4, None)
+    assert experiment.changes()["short"]["changes"] == {"training.steps": [1, 4], "training.compute": [30.0, None]}
+
+
 def test_a_digest_covers_what_changes_the_weights_and_nothing_else() -> None:
     assert spec().digest == spec(experiment="other").digest
     assert spec().digest == spec(training=Training(device="cpu", log_every=1, checkpoint_seconds=1)).digest
