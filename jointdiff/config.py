@@ -129,6 +129,7 @@ class MethodVariant(Closed):
     autoencoder: str | None = None  # key of `autoencoders`: diffusion happens in its latents
     # "grid": a cell for each of the data set's budgets, or for those listed; "all": one with every training label.
     labels: Budgets = "grid"
+    tune: bool = True  # whether its settings are searched where `tuning` asks for trials
     generate: bool = False  # draw synthetic images from it
     explain: Annotated[list[Literal["counterfactual", "grad_cam", "random_map", "centre_prior"]], Distinct] = Field(
         default_factory=list
@@ -202,6 +203,14 @@ class Evaluation(Closed):
     batch_size: int = Field(256, ge=1)
 
 
+class Tuning(Closed):
+    """A search among settings of every method, as many trials for each, judged on a cell's own validation images."""
+
+    trials: int = Field(1, ge=1)  # trainings of each cell before its own, the first with the entry's settings; 1: none
+    spread: float = Field(4.0, gt=1)  # a trial multiplies each setting that can be tuned by 1 / spread to spread
+    training: dict[str, Any] = Field(default_factory=dict)  # overrides of a method's `training` for its trials
+
+
 class Tracking(Closed):
     """Where runs are shown. MLFLOW_TRACKING_URI overrides the address."""
 
@@ -223,6 +232,7 @@ class Experiment(Closed):
     explanation: Explanation = Field(default_factory=Explanation)
     voting: Voting = Field(default_factory=Voting)
     evaluation: Evaluation = Field(default_factory=Evaluation)
+    tuning: Tuning = Field(default_factory=Tuning)
     tracking: Tracking = Field(default_factory=Tracking)
 
     @model_validator(mode="before")
@@ -252,6 +262,7 @@ class Experiment(Closed):
                     raise ConfigError(f"{kind}: {name!r} must be letters, digits and underscores")
                 for section, general in sections.items():
                     _override(general, getattr(entry, section, {}), f"{kind}.{name}.{section}.")
+        _override(self.training, self.tuning.training, "tuning.training.")
         for name, data in self.datasets.items():
             for budget in data.labels:
                 if budget.startswith("list-"):
@@ -320,6 +331,7 @@ class Experiment(Closed):
             "method": variant.method or method,
             "autoencoder": variant.autoencoder,
             "labels": variant.labels,
+            "tune": variant.tune,
             **{f"{section}.{key}": value for section, values in sections.items() for key, value in values.items()},
         }
 
@@ -355,6 +367,16 @@ class Experiment(Closed):
             settings=variant.settings,
             training=_trained(self.training, data.training, variant.training),
         )
+
+    def searched(self, method: str) -> bool:
+        """Say whether a variant's settings are searched."""
+        variant = self.methods[method]
+        return self.tuning.trials > 1 and variant.tune and tunable(variant.method or method) != ()
+
+    def trial(self, dataset: str, labels: str, method: str, seed: int) -> RunSpec:
+        """Return what the trials of a cell train, but for the settings that they try."""
+        run = self.run(dataset, labels, method, seed)
+        return run.model_copy(update={"training": _trained(run.training, self.tuning.training)})
 
     def first_stage(self, dataset: str, autoencoder: str, seed: int) -> FirstStage:
         """Return everything one autoencoder depends on, but for the images."""
@@ -454,6 +476,12 @@ def _override(general: Closed, changes: Mapping[str, Any], prefix: str) -> None:
 def abilities(method: str) -> frozenset[str]:
     """Return what a built-in method can do: generate, counterfactual, grad_cam, vote, latents."""
     return frozenset(_declared_methods().get(method, {}).get("x-can", ()))
+
+
+def tunable(method: str) -> tuple[str, ...] | None:
+    """Return the settings of a built-in method that a search multiplies; None for a method of the user's own."""
+    declared = _declared_methods().get(method)
+    return None if declared is None else tuple(declared["x-tunable"])
 
 
 def digest(value: Any) -> str:

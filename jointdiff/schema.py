@@ -21,12 +21,12 @@ def config_schema() -> dict[str, Any]:
         can = [ability for ability, contract in contracts.items() if issubclass(method, contract)]
         if method.works_in_latents:
             can.append("latents")
-        declared[name] = method.Settings.model_json_schema() | {"x-can": can}
+        declared[name] = method.Settings.model_json_schema() | {"x-can": can, "x-tunable": list(method.tunable)}
     schema = Experiment.model_json_schema()
     schema["properties"]["pathvars"] = {"type": "object", "description": "Folders that Snakemake puts elsewhere"}
     schema["$defs"]["methods"] = declared
     schema["$defs"]["autoencoder"] = KLAutoencoder.Settings.model_json_schema()
-    for entry in ("DataSet", "MethodVariant", "Autoencoder"):
+    for entry in ("DataSet", "MethodVariant", "Autoencoder", "Tuning"):
         properties = schema["$defs"][entry]["properties"]
         for section in {"training", "generation", "explanation"} & set(properties):
             what = f"What differs from the experiment's {section}"

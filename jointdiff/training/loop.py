@@ -56,6 +56,7 @@ def train(
     latents: Path | str | None = None,  # and what it makes of every image of the store
     code_version: str = "",  # state of another code version is not resumed
     track: Callable[[Path], None] | None = None,  # told of the growing metrics.jsonl after each validation
+    tuning: dict[str, int] | None = None,  # of the search behind the settings: trials, and which of them was chosen
 ) -> None:
     """Train one cell of the grid, from its last checkpoint where there is one.
 
@@ -66,22 +67,17 @@ def train(
         ValueError: there is an autoencoder without latents, or latents without one.
         TrainingDivergedError: a loss term is NaN or infinite; names the step, the terms and the last checkpoint.
     """
-    if (autoencoder is None) != (latents is None):
-        raise ValueError("autoencoder and latents belong together: give both or neither")
     out, data = Path(out), open_store(store)
     roles = data.split_rows(split)
-    codec = Autoencoder(autoencoder, data.info) if autoencoder is not None else None
-    torch.manual_seed(derive(run.seed, "initial weights"))
-    best, lines, cost = fit(
-        build_method(run, data.info, codec),
+    best, lines, cost = fit_cell(
+        run,
         data,
         roles,
-        latents=latents,
-        plan=run.training,
-        seed=run.seed,
-        label=f"train {run.variant} on {run.dataset}, labels {run.labels}, seed {run.seed}",
+        doing="train",
         state=Path(state),
-        key=f"{run.digest} {code_version}",
+        autoencoder=autoencoder,
+        latents=latents,
+        code_version=code_version,
         track=track,
     )
     save_model(best, out / "model", run=run, results=cost)
@@ -98,10 +94,48 @@ def train(
             "data_digest": data.info.digest,
             "caveats": data.info.caveats,
             "roles": {role: len(rows) for role, rows in roles.items()},
+            "tuning": tuning,
             "cost": cost,
         },
     )
     forget(state)
+
+
+def fit_cell(
+    run: RunSpec,
+    data: Store,
+    roles: dict[str, np.ndarray],
+    *,
+    doing: str,  # verb of the progress
+    state: Path,
+    autoencoder: Path | str | None = None,
+    latents: Path | str | None = None,
+    code_version: str = "",
+    track: Callable[[Path], None] | None = None,
+) -> tuple[Method, bytes, dict[str, Any]]:
+    """Build a cell's method and run the loop; see ``train`` for the arguments and ``fit`` for what comes back.
+
+    Raises:
+        ConfigError: the settings do not fit the method or the data.
+        ValueError: there is an autoencoder without latents, or latents without one.
+        TrainingDivergedError: a loss term is NaN or infinite.
+    """
+    if (autoencoder is None) != (latents is None):
+        raise ValueError("autoencoder and latents belong together: give both or neither")
+    codec = Autoencoder(autoencoder, data.info) if autoencoder is not None else None
+    torch.manual_seed(derive(run.seed, "initial weights"))
+    return fit(
+        build_method(run, data.info, codec),
+        data,
+        roles,
+        latents=latents,
+        plan=run.training,
+        seed=run.seed,
+        label=f"{doing} {run.variant} on {run.dataset}, labels {run.labels}, seed {run.seed}",
+        state=state,
+        key=f"{run.digest} {code_version}",
+        track=track,
+    )
 
 
 def fit(

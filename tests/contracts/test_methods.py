@@ -14,6 +14,7 @@ from jointdiff.models import load_model, save_model
 from jointdiff.registry import load_method, methods
 from jointdiff.training.averaging import averaged_copy, update_average
 from jointdiff.training.loop import build_method
+from jointdiff.training.tuning import declared_settings
 from tests.tiny import tiny_run
 
 KINDS = {"one_of_k": ("a", "b", "c"), "multi_label": ("a", "b")}
@@ -136,6 +137,16 @@ def test_rare_classes_weigh_more_where_the_settings_say_so(name):
         plain = found["none", k]
         (labelled,) = {"classification", "supervised"} & plain.keys()
         torch.testing.assert_close(found["inverse", k], {**plain, labelled: weight * plain[labelled]})
+
+
+def test_what_a_search_multiplies_are_positive_settings(case):
+    run, method = case
+    defaults = type(method).Settings()
+    for name in method.tunable:
+        value = getattr(defaults, name)
+        assert isinstance(value, float) and value > 0, name
+    assert declared_settings(run) == {name: getattr(method.settings, name) for name in method.tunable}
+    assert bool(method.tunable) == any(True for _ in method.parameters()), "what trains is tuned"
 
 
 def test_an_unknown_setting_is_one_clear_error(case):
