@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor
 
@@ -13,6 +15,7 @@ from jointdiff.method import Batch, Losses, Method, MethodSettings
 class ClassPrior(Method):
     """Answer every image with the frequencies of the labels; AUROC .5, accuracy that of the majority."""
 
+    tunable: ClassVar[tuple[str, ...]] = ()  # nothing is trained
     frequencies: Tensor  # (K,), of the labelled images
 
     def __init__(self, data: DataInfo, settings: MethodSettings) -> None:

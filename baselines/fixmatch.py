@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from pydantic import Field
 
 from baselines._classifier import ClassifierMethod
@@ -20,6 +22,7 @@ class FixMatch(ClassifierMethod):
         weight: float = 1.0  # lambda_u
 
     settings: Settings
+    tunable: ClassVar[tuple[str, ...]] = ("learning_rate", "weight")
 
     def losses(self, batch: Batch, views: Views, averaged: Method) -> Losses:
         """Return the supervised loss and the consistency of strong views with confident weak ones."""

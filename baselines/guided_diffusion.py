@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -36,7 +36,6 @@ class GuidedDiffusion(UNetMethod):
         pooling: Literal["avg", "max", "both"] = "avg"
 
     settings: Settings
-    tunable: ClassVar[tuple[str, ...]] = ("learning_rate", "classifier_learning_rate")
 
     def __init__(self, data: DataInfo, settings: Settings, codec: Codec | None = None) -> None:
         super().__init__(data, settings, codec)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from pydantic import Field
 
@@ -22,6 +24,7 @@ class MeanTeacher(ClassifierMethod):
         warmup: float = 0.4  # share of the training over which the weight grows from 0
 
     settings: Settings
+    tunable: ClassVar[tuple[str, ...]] = ("learning_rate", "weight")
 
     def losses(self, batch: Batch, views: Views, averaged: Method) -> Losses:
         """Return the supervised loss and the squared distance to the teacher's probabilities."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -15,6 +16,7 @@ from jointdiff.method import Batch, Losses, Method, MethodSettings
 class RandomScores(Method):
     """Answer every image with probabilities drawn from its bytes and the run's seed."""
 
+    tunable: ClassVar[tuple[str, ...]] = ()  # nothing is trained
     seed: Tensor  # drawn with the weights, and saved like them
 
     def __init__(self, data: DataInfo, settings: MethodSettings) -> None:

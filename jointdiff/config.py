@@ -7,7 +7,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Mapping
-from functools import cache
+from functools import cache, reduce
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -79,6 +79,9 @@ class Training(Closed):
     """How long and how every method trains, unless its own entry says otherwise."""
 
     steps: int = Field(500, ge=0)  # optimiser steps
+    # GFLOP of a whole training, forward and backward, which decide the steps: rivals at equal compute. Of an entry and
+    # of what it overrides, the nearest one that says steps or compute is followed.
+    compute: float | None = Field(None, gt=0)
     batch_size: int = Field(32, ge=1)  # labelled images per step; a method adds unlabelled ones in its own ratio
     unlabelled_share: float = Field(1.0, ge=0, le=1)  # of the unlabelled images; 0 leaves the labelled ones alone
     precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: bf16 where the device has matrix units for it
@@ -127,6 +130,7 @@ class MethodVariant(Closed):
     start: str | None = None  # another variant, from whose trained network this one begins
     # "grid": a cell for each of the data set's budgets, or for those listed; "all": one with every training label.
     labels: Budgets = "grid"
+    tune: bool = True  # whether its settings are searched where `tuning` asks for trials
     generate: bool = False  # draw synthetic images from it
     explain: Annotated[list[Literal["counterfactual", "grad_cam", "random_map", "centre_prior"]], Distinct] = Field(
         default_factory=list
@@ -200,6 +204,14 @@ class Evaluation(Closed):
     batch_size: int = Field(256, ge=1)
 
 
+class Tuning(Closed):
+    """A search among settings of every method, as many trials for each, judged on a cell's own validation images."""
+
+    trials: int = Field(1, ge=1)  # trainings of each cell before its own, the first with the entry's settings; 1: none
+    spread: float = Field(4.0, gt=1)  # a trial multiplies each setting that can be tuned by 1 / spread to spread
+    training: dict[str, Any] = Field(default_factory=dict)  # overrides of a method's `training` for its trials
+
+
 class Tracking(Closed):
     """Where runs are shown. MLFLOW_TRACKING_URI overrides the address."""
 
@@ -221,6 +233,7 @@ class Experiment(Closed):
     explanation: Explanation = Field(default_factory=Explanation)
     voting: Voting = Field(default_factory=Voting)
     evaluation: Evaluation = Field(default_factory=Evaluation)
+    tuning: Tuning = Field(default_factory=Tuning)
     tracking: Tracking = Field(default_factory=Tracking)
 
     @model_validator(mode="before")
@@ -250,6 +263,7 @@ class Experiment(Closed):
                     raise ConfigError(f"{kind}: {name!r} must be letters, digits and underscores")
                 for section, general in sections.items():
                     _override(general, getattr(entry, section, {}), f"{kind}.{name}.{section}.")
+        _override(self.training, self.tuning.training, "tuning.training.")
         for name, data in self.datasets.items():
             for budget in data.labels:
                 if budget.startswith("list-"):
@@ -344,7 +358,7 @@ class Experiment(Closed):
         variant = self.methods[method]
         sections = {
             "settings": variant.settings,
-            "training": {**self.training.model_dump(), **variant.training},
+            "training": _trained(self.training, variant.training).model_dump(),
             "generation": self.generation_of(method).model_dump(),
             "explanation": self.explanation_of(method).model_dump(),
         }
@@ -353,6 +367,7 @@ class Experiment(Closed):
             "autoencoder": variant.autoencoder,
             "start": variant.start,
             "labels": variant.labels,
+            "tune": variant.tune,
             **{f"{section}.{key}": value for section, values in sections.items() for key, value in values.items()},
         }
 
@@ -369,7 +384,6 @@ class Experiment(Closed):
     def run(self, dataset: str, labels: str, method: str, seed: int) -> RunSpec:
         """Return everything one training depends on, overrides resolved."""
         data, variant = self.datasets[dataset], self.methods[method]
-        training = {**self.training.model_dump(), **data.training, **variant.training}
         first, begun = variant.autoencoder, self.start_of(labels, method)
         return RunSpec(
             experiment=self.name,
@@ -388,19 +402,28 @@ class Experiment(Closed):
             start=self.run(dataset, *begun, seed).digest if begun is not None else None,
             seed=seed,
             settings=variant.settings,
-            training=Training.model_validate(training),
+            training=_trained(self.training, data.training, variant.training),
         )
+
+    def searched(self, method: str) -> bool:
+        """Say whether a variant's settings are searched."""
+        variant = self.methods[method]
+        return self.tuning.trials > 1 and variant.tune and tunable(variant.method or method) != ()
+
+    def trial(self, dataset: str, labels: str, method: str, seed: int) -> RunSpec:
+        """Return what the trials of a cell train, but for the settings that they try."""
+        run = self.run(dataset, labels, method, seed)
+        return run.model_copy(update={"training": _trained(run.training, self.tuning.training)})
 
     def first_stage(self, dataset: str, autoencoder: str, seed: int) -> FirstStage:
         """Return everything one autoencoder depends on, but for the images."""
         entry = self.autoencoders[autoencoder]
-        training = {**self.training.model_dump(), **self.datasets[dataset].training, **entry.training}
         return FirstStage(
             name=autoencoder,
             seed=seed,
             pretrained=entry.pretrained,
             settings=entry.settings,
-            training=Training.model_validate(training),
+            training=_trained(self.training, self.datasets[dataset].training, entry.training),
         )
 
 
@@ -468,8 +491,19 @@ def _inherited(name: str, methods: Mapping[str, Any], heirs: tuple[str, ...] = (
     merged = {"method": base, **inherited, **entry}
     for section in ("settings", "training", "generation", "explanation"):
         if isinstance(inherited.get(section), dict) and isinstance(entry.get(section), dict):
-            merged[section] = {**inherited[section], **entry[section]}
+            merged[section] = _joined(inherited[section], entry[section])
     return merged
+
+
+def _joined(section: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a section with what is nearer; ``steps`` there stand instead of a more general ``compute``."""
+    kept = {key: value for key, value in section.items() if key != "compute" or "steps" not in changes}
+    return {**kept, **changes}
+
+
+def _trained(general: Training, *overrides: Mapping[str, Any]) -> Training:
+    """Return how something is trained after overrides, the nearest last."""
+    return Training.model_validate(reduce(_joined, overrides, general.model_dump()))
 
 
 def _override(general: Closed, changes: Mapping[str, Any], prefix: str) -> None:
@@ -482,6 +516,12 @@ def _override(general: Closed, changes: Mapping[str, Any], prefix: str) -> None:
 def abilities(method: str) -> frozenset[str]:
     """Return what a built-in method can do: generate, counterfactual, grad_cam, vote, latents, label_free."""
     return frozenset(_declared_methods().get(method, {}).get("x-can", ()))
+
+
+def tunable(method: str) -> tuple[str, ...] | None:
+    """Return the settings of a built-in method that a search multiplies; None for a method of the user's own."""
+    declared = _declared_methods().get(method)
+    return None if declared is None else tuple(declared["x-tunable"])
 
 
 def digest(value: Any) -> str:

@@ -80,6 +80,7 @@ class Trainable(nn.Module, ABC):
     # Buffers that hold something of every training image. Checkpoints keep them; the average has them empty, as they
     # are built, and so does a saved model.
     memory: ClassVar[tuple[str, ...]] = ()
+    tunable: ClassVar[tuple[str, ...]] = ("learning_rate",)  # settings that a search multiplies (`tuning`)
 
     def __init__(self, data: DataInfo, settings: MethodSettings) -> None:
         super().__init__()

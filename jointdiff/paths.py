@@ -11,6 +11,7 @@ from pathlib import Path
 SPLIT = "<results>/{dataset}/labels-{labels}"  # one draw of roles per seed
 CELL = SPLIT + "/{method}/seed-{seed}"  # one training and everything made from it
 FIRST_STAGE = "<results>/{dataset}/autoencoders/{autoencoder}/seed-{seed}"  # one autoencoder and its latents
+TRIAL = CELL + "/tuning/trial-{trial}"  # one training of a search, of which only numbers are kept
 TAG = "{dataset}-{labels}-{method}-{seed}"  # the same cell in the name of a log or benchmark
 
 # How each part of a path may look, so that no part swallows another.
@@ -22,6 +23,7 @@ WILDCARDS = {
     "method": r"[A-Za-z0-9_]+",
     "autoencoder": r"[A-Za-z0-9_]+",
     "seed": r"\d+",
+    "trial": r"\d+",
 }
 
 

@@ -23,12 +23,12 @@ def config_schema() -> dict[str, Any]:
             can.append("latents")
         if not method.encoder_sees_labels:
             can.append("label_free")
-        declared[name] = method.Settings.model_json_schema() | {"x-can": can}
+        declared[name] = method.Settings.model_json_schema() | {"x-can": can, "x-tunable": list(method.tunable)}
     schema = Experiment.model_json_schema()
     schema["properties"]["pathvars"] = {"type": "object", "description": "Folders that Snakemake puts elsewhere"}
     schema["$defs"]["methods"] = declared
     schema["$defs"]["autoencoder"] = KLAutoencoder.Settings.model_json_schema()
-    for entry in ("DataSet", "MethodVariant", "Autoencoder"):
+    for entry in ("DataSet", "MethodVariant", "Autoencoder", "Tuning"):
         properties = schema["$defs"][entry]["properties"]
         for section in {"training", "generation", "explanation"} & set(properties):
             what = f"What differs from the experiment's {section}"

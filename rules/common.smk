@@ -8,7 +8,7 @@ from pathlib import Path
 from jointdiff.config import abilities, parse_experiment
 from jointdiff.doctor import missing_tex
 from jointdiff.jobs import keep_memory
-from jointdiff.paths import CELL, FIRST_STAGE, SPLIT, TAG, WILDCARDS, inception_weights
+from jointdiff.paths import CELL, FIRST_STAGE, SPLIT, TAG, TRIAL, WILDCARDS, inception_weights
 from jointdiff.provenance import code_version
 from jointdiff.registry import describe_source, methods, sources
 
@@ -109,6 +109,18 @@ def run_spec(wildcards):
     )
 
 
+def trial_spec(wildcards):
+    """Return everything that a cell's trials depend on but for the settings that they try, as plain data."""
+    return experiment.trial(wildcards.dataset, wildcards.labels, wildcards.method, int(wildcards.seed)).model_dump(
+        mode="json"
+    )
+
+
+def choice(wildcards):
+    """Return what the search for a variant's settings chose, if there is one."""
+    return f"{CELL}/tuning.json".format(**wildcards) if experiment.searched(wildcards.method) else []
+
+
 def first_stage(name):
     """Return a function that names a file of the autoencoder in whose latents a variant works, if it does."""
 
@@ -144,7 +156,8 @@ def method_module(wildcards):
 
 def trained_code(wildcards):
     """Digest the code that decides what one training gives."""
-    return code_version("jointdiff.training.loop", method_module(wildcards))
+    room = "tuning" if experiment.searched(wildcards.method) else "loop"
+    return code_version(f"jointdiff.training.{room}", method_module(wildcards))
 
 
 def all_but(names):
@@ -169,6 +182,15 @@ def of_splits(dataset, name):
 
 # Diffusion classifiers, whose trials are kept.
 VOTERS = [name for name, variant in experiment.methods.items() if "vote" in abilities(variant.method or name)]
+
+
+def searched(name):
+    """List a file of every cell whose settings are searched."""
+    return [
+        f"{CELL}/{name}".format(dataset=dataset, labels=labels, method=method, seed=seed)
+        for dataset, labels, method, seed in experiment.cells()
+        if experiment.searched(method)
+    ]
 
 
 def voted(name):
@@ -208,6 +230,7 @@ def final_files(wildcards):
         *([] if NO_TEX else ["<results>/paper.pdf"]),
         *rules.draw_tables.output,
         *rules.draw_figures.output,
+        *(["<results>/tuning.csv"] if searched("tuning.json") else []),
         *first_stages("reconstructions.png"),
         *generated("generated.png"),
         *explained("explanations.png"),

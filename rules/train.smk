@@ -1,5 +1,11 @@
 """First stages where methods work in latents, then one training per cell of the grid, all by the same loop."""
 
+
+localrules:
+    choose_settings,
+    collect_trials,
+
+
 # Whom other jobs wait for trains first, so that nothing long is left for the end.
 FIRST = [
     name
@@ -63,6 +69,59 @@ rule encode_latents:
         "../workflow_scripts/encode_latents.py"
 
 
+rule try_settings:
+    input:
+        store=store,
+        split=f"{SPLIT}/split-{{seed}}.parquet",
+        autoencoder=first_stage("model"),
+        latents=first_stage("latents.npy"),
+        start=start_model,
+    output:
+        trial=f"{TRIAL}.json",
+        metrics=f"{TRIAL}.jsonl",
+    log:
+        f"<logs>/try_settings/{TAG}-{{trial}}.log",
+    benchmark:
+        f"<benchmarks>/try_settings/{TAG}-{{trial}}.jsonl"
+    priority: 120
+    threads: 1
+    resources:
+        gpu=GPU,
+    params:
+        run=trial_spec,
+        spread=lookup("tuning/spread", within=config),
+        code_version=trained_code,
+    script:
+        "../workflow_scripts/try_settings.py"
+
+
+rule choose_settings:
+    input:
+        trials=expand(f"{TRIAL}.json", trial=range(experiment.tuning.trials), allow_missing=True),
+    output:
+        choice=f"{CELL}/tuning.json",
+    log:
+        f"<logs>/choose_settings/{TAG}.log",
+    priority: 120
+    params:
+        code_version=code_version("jointdiff.training.tuning"),
+    script:
+        "../workflow_scripts/choose_settings.py"
+
+
+rule collect_trials:
+    input:
+        searched("tuning.json"),
+    output:
+        table=page("<results>/tuning.csv", "Which classifier with few labels?"),
+    log:
+        "<logs>/collect_trials.log",
+    params:
+        code_version=code_version("jointdiff.report.trials"),
+    script:
+        "../workflow_scripts/collect_trials.py"
+
+
 rule train_method:
     input:
         store=store,
@@ -70,6 +129,7 @@ rule train_method:
         autoencoder=first_stage("model"),
         latents=first_stage("latents.npy"),
         start=start_model,
+        tuning=choice,
         tracking=ancient("<results>/tracking/store.json"),
     output:
         model=directory(f"{CELL}/model"),

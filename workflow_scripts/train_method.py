@@ -7,13 +7,16 @@ from jointdiff.files import read_json
 from jointdiff.jobs import reserve_gpu
 from jointdiff.logs import to_rule_log
 from jointdiff.tracking import Tracker
+from jointdiff.training.tuning import tuned
 
 
 def main(rule):
     reserve_gpu(rule.resources.gpu)
     from jointdiff.training.loop import train  # imports torch
 
-    run = RunSpec.model_validate(rule.params.run)
+    run, tuning = RunSpec.model_validate(rule.params.run), None
+    if rule.input.tuning:
+        run, tuning = tuned(run, read_json(rule.input.tuning))
     train(
         run,
         store=rule.input.store,
@@ -25,6 +28,7 @@ def main(rule):
         state=Path("state") / run.digest,  # no output, so that it survives a failed job
         code_version=rule.params.code_version,
         track=Tracker(read_json(rule.input.tracking), run, code_version=rule.params.code_version),
+        tuning=tuning,
     )
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from jointdiff.evaluate.classification import read_cost
 from jointdiff.evaluate.scores import Identity, Row, format_protocol, score_row
 
-TRAINING = ("train_seconds", "images_per_second", "parameters", "peak_memory_mib")
+TRAINING = ("train_seconds", "train_gflop", "images_per_second", "parameters", "peak_memory_mib")
 
 
 def score_cost(
@@ -24,9 +24,9 @@ def score_cost(
 ) -> list[Row]:
     """Return the cost of training, and of one prediction, sample and counterfactual where there are any.
 
-    ``run`` is the content of run.json, whose ``cost`` holds seconds, images/s, parameters and MiB. The other files
-    carry their own cost as JSON: predictions.parquet in its metadata, generated.npz and explanations.npz in the array
-    ``cost``. What nobody measured has no row.
+    ``run`` is the content of run.json, whose ``cost`` holds seconds, GFLOP, images/s, parameters and MiB. The other
+    files carry their own cost as JSON: predictions.parquet in its metadata, generated.npz and explanations.npz in the
+    array ``cost``. What nobody measured has no row.
     """
     identity, cost = Identity.from_run(run), run.get("cost", {})
     device = cost.get("device", "unknown")

@@ -6,7 +6,7 @@ of an autoencoder Mediffusion (Kaleta et al. 2024, arXiv 2411.09434).
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -62,6 +62,7 @@ class JointDiffusion(UNetMethod):
         label_dropout: float = 0.15  # share of the images whose label the decoder is not told
 
     settings: Settings
+    tunable: ClassVar[tuple[str, ...]] = ("learning_rate", "classification_weight")
 
     def __init__(self, data: DataInfo, settings: Settings, codec: Codec | None = None) -> None:
         super().__init__(data, settings, codec)

@@ -32,6 +32,7 @@ from jointdiff.registry import load_method
 from jointdiff.seeding import derive, rng
 from jointdiff.training.averaging import averaged_copy, update_average
 from jointdiff.training.checkpoint import TrainingState, restore_checkpoint, save_checkpoint
+from jointdiff.training.compute import steps_and_gflop
 from jointdiff.training.feed import Feed, seed_step
 
 T = TypeVar("T", bound=Trainable)
@@ -56,6 +57,7 @@ def train(
     start: Path | str | None = None,  # model folder of another cell, from whose trained network this one begins
     code_version: str = "",  # state of another code version is not resumed
     track: Callable[[Path], None] | None = None,  # told of the growing metrics.jsonl after each validation
+    tuning: dict[str, int] | None = None,  # of the search behind the settings: trials, and which of them was chosen
 ) -> None:
     """Train one cell of the grid, from its last checkpoint where there is one.
 
@@ -66,27 +68,18 @@ def train(
         ValueError: there is an autoencoder without latents, or latents without one.
         TrainingDivergedError: a loss term is NaN or infinite; names the step, the terms and the last checkpoint.
     """
-    if (autoencoder is None) != (latents is None):
-        raise ValueError("autoencoder and latents belong together: give both or neither")
     out, data = Path(out), open_store(store)
     roles = data.split_rows(split)
-    codec = Autoencoder(autoencoder, data.info) if autoencoder is not None else None
-    torch.manual_seed(derive(run.seed, "initial weights"))
-    method = build_method(run, data.info, codec)
-    key = f"{run.digest} {code_version}"
-    if start is not None:
-        _begin_with(method, Path(start), run)
-        key += f" {_weights_digest(Path(start))}"
-    best, lines, cost = fit(
-        method,
+    best, lines, cost = fit_cell(
+        run,
         data,
         roles,
-        latents=latents,
-        plan=run.training,
-        seed=run.seed,
-        label=f"train {run.variant} on {run.dataset}, labels {run.labels}, seed {run.seed}",
+        doing="train",
         state=Path(state),
-        key=key,
+        autoencoder=autoencoder,
+        latents=latents,
+        start=start,
+        code_version=code_version,
         track=track,
     )
     save_model(best, out / "model", run=run, results=cost)
@@ -103,10 +96,54 @@ def train(
             "data_digest": data.info.digest,
             "caveats": data.info.caveats,
             "roles": {role: len(rows) for role, rows in roles.items()},
+            "tuning": tuning,
             "cost": cost,
         },
     )
     forget(state)
+
+
+def fit_cell(
+    run: RunSpec,
+    data: Store,
+    roles: dict[str, np.ndarray],
+    *,
+    doing: str,  # verb of the progress
+    state: Path,
+    autoencoder: Path | str | None = None,
+    latents: Path | str | None = None,
+    start: Path | str | None = None,
+    code_version: str = "",
+    track: Callable[[Path], None] | None = None,
+) -> tuple[Method, bytes, dict[str, Any]]:
+    """Build a cell's method and run the loop; see ``train`` for the arguments and ``fit`` for what comes back.
+
+    Raises:
+        ConfigError: the settings do not fit the method or the data, or it cannot begin with the network of ``start``.
+        ValueError: there is an autoencoder without latents, or latents without one.
+        TrainingDivergedError: a loss term is NaN or infinite.
+    """
+    if (autoencoder is None) != (latents is None):
+        raise ValueError("autoencoder and latents belong together: give both or neither")
+    codec = Autoencoder(autoencoder, data.info) if autoencoder is not None else None
+    torch.manual_seed(derive(run.seed, "initial weights"))
+    method = build_method(run, data.info, codec)
+    key = f"{run.digest} {code_version}"
+    if start is not None:
+        _begin_with(method, Path(start), run)
+        key += f" {_weights_digest(Path(start))}"
+    return fit(
+        method,
+        data,
+        roles,
+        latents=latents,
+        plan=run.training,
+        seed=run.seed,
+        label=f"{doing} {run.variant} on {run.dataset}, labels {run.labels}, seed {run.seed}",
+        state=state,
+        key=key,
+        track=track,
+    )
 
 
 def fit(
@@ -146,8 +183,19 @@ def fit(
     now = TrainingState(trained, averaged, optimiser, best={}, progress={"step": 0, "best": None, "seconds": 0.0})
     labelled = plan.batch_size if trained.sees_labelled else 0
     unlabelled = plan.batch_size * settings.unlabelled_ratio
-    # What has no weights, such as a control, has nothing to train.
-    steps = plan.steps if optimiser else 0
+    steps, gflop = 0, 0.0
+    if optimiser:  # what has no weights, such as a control, has nothing to train
+        steps, gflop = steps_and_gflop(
+            trained,
+            averaged,
+            views,
+            plan=plan,
+            seed=seed,
+            batch_of=lambda step, steps: feed.batch(step, steps=steps, labelled=labelled, unlabelled=unlabelled),
+            autocast=accelerator.autocast,
+        )
+        if device.type == "cuda":  # the counting's copies are no part of what a training needs
+            torch.cuda.reset_peak_memory_stats(device)
 
     state.mkdir(parents=True, exist_ok=True)
     checkpoint, metrics = state / CHECKPOINT, state / METRICS
@@ -227,6 +275,7 @@ def fit(
             "device": describe(device),
             "precision": precision,
             "steps": steps,
+            "train_gflop": gflop,
             "best_step": now.progress.get("best_step", 0),
             "best_validation": now.progress["best"],
         },

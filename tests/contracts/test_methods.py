@@ -15,6 +15,7 @@ from jointdiff.nets.unet import UNetEncoder
 from jointdiff.registry import load_method, methods
 from jointdiff.training.averaging import averaged_copy, update_average
 from jointdiff.training.loop import build_method
+from jointdiff.training.tuning import declared_settings
 from tests.tiny import tiny_run
 
 KINDS = {"one_of_k": ("a", "b", "c"), "multi_label": ("a", "b")}
@@ -161,6 +162,16 @@ def test_the_prior_adjusts_the_loss_of_labelled_images_alone(name):
         labelled = {"classification", "supervised", "probing", "probe"} & plain.keys()
         torch.testing.assert_close(adjusted, {**plain, **{term: adjusted[term] for term in labelled}})
         assert all((adjusted[term] > plain[term]) == costlier for term in labelled)
+
+
+def test_what_a_search_multiplies_are_positive_settings(case):
+    run, method = case
+    defaults = type(method).Settings()
+    for name in method.tunable:
+        value = getattr(defaults, name)
+        assert isinstance(value, float) and value > 0, name
+    assert declared_settings(run) == {name: getattr(method.settings, name) for name in method.tunable}
+    assert bool(method.tunable) == any(True for _ in method.parameters()), "what trains is tuned"
 
 
 def test_an_unknown_setting_is_one_clear_error(case):

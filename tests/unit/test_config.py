@@ -92,6 +92,10 @@ def test_the_schema_accepts_what_the_types_accept(path: Path) -> None:
             ["methods.fixmatch.settings.treshold", "did you mean 'threshold'"],
         ),
         ({"methods": {"fixmatch": {"settings": {"threshold": "x"}}}}, ["methods.fixmatch.settings.threshold", "'x'"]),
+        ({"tuning": {"trials": 0}}, ["tuning.trials", "0"]),
+        ({"tuning": {"spread": 1.0}}, ["tuning.spread", "greater than 1"]),
+        ({"tuning": {"training": {"step": 3}}}, ["tuning.training.step", "did you mean 'steps'"]),
+        ({"training": {"compute": 0}}, ["training.compute", "greater than 0"]),
         ({"methods": {"supervised": {"training": {"steps": -1}}}}, ["methods.supervised.training.steps", "-1"]),
         ({"methods": {"fixmatch": {"generate": True}, "f": {"method": "supervised", "labels": "all"}},
           "evaluation": {"extractor": "f"}}, ["methods.fixmatch.generate", "cannot draw", "joint"]),
@@ -197,6 +201,46 @@ def spec(**changes: Any) -> RunSpec:
         "seed": 0, "settings": {}, "training": Training(),
     }  # fmt: skip
     return RunSpec(**{**known, **changes})
+
+
+def test_the_nearest_of_steps_and_compute_is_followed() -> None:
+    experiment = parse_experiment(
+        config(
+            training={"steps": 1, "compute": 10.0},
+            datasets={
+                "phantom": {"size": 32, "labels": [50]},
+                "mine": {"source": "phantom", "size": 32, "labels": [50], "training": {"steps": 2}},
+            },
+            methods={
+                "supervised": {},
+                "fixmatch": {"training": {"compute": 30.0}},
+                "short": {"base": "fixmatch", "training": {"steps": 4}},
+            },
+        )
+    )
+
+    def plan(dataset: str, method: str) -> tuple[int, float | None]:
+        training = experiment.run(dataset, "50", method, 0).training
+        return training.steps, training.compute
+
+    assert plan("phantom", "supervised") == (1, 10.0)
+    assert plan("mine", "supervised") == (2, None)
+    assert plan("mine", "fixmatch") == (2, 30.0)
+    assert plan("phantom", "short") == (4, None)
+    assert experiment.changes()["short"]["changes"] == {"training.steps": [1, 4], "training.compute": [30.0, None]}
+
+
+def test_every_method_that_trains_is_searched_alike_unless_its_entry_says_no() -> None:
+    methods = {"supervised": {}, "joint": {}, "fixed": {"base": "joint", "tune": False}, "random": {}}
+    assert not any(map(parse_experiment(config(methods=methods)).searched, methods))
+    tuning = {"trials": 3, "training": {"steps": 5, "batch_size": 8}}
+    experiment = parse_experiment(config(methods=methods, tuning=tuning, training={"compute": 7.0}))
+    assert [name for name in methods if experiment.searched(name)] == ["supervised", "joint"]
+    run, trial = (of("phantom", "50", "joint", 0) for of in (experiment.run, experiment.trial))
+    assert (run.training.compute, trial.training.compute, trial.training.steps) == (7.0, None, 5)
+    assert trial.training.batch_size == 8
+    assert trial.model_copy(update={"training": run.training}) == run
+    assert experiment.changes()["fixed"]["changes"] == {"tune": [True, False]}
 
 
 def test_a_digest_covers_what_changes_the_weights_and_nothing_else() -> None:

@@ -258,13 +258,15 @@ def test_arrays_that_do_not_fit_are_one_clear_message(tmp_path):
 
 
 def test_costs_come_from_who_measured_them(tmp_path):
-    run = {**RUN, "cost": {"train_seconds": 12.5, "parameters": 600_000, "peak_memory_mib": None, "device": "cpu (x)"}}
+    cost = {"train_seconds": 12.5, "train_gflop": 7.0, "parameters": 600_000, "peak_memory_mib": None}
+    run = {**RUN, "cost": {**cost, "device": "cpu (x)"}}
     generated = tmp_path / "generated.npz"
     np.savez(generated, cost=json.dumps({"ms_per_sample": 20.0, "calls_per_sample": 25}))
     explanations = write_explanations(tmp_path / "e.npz")
     rows = {r["metric"]: r for r in score_cost(run, generated=generated, explanations=explanations)}
     assert {metric: row["value"] for metric, row in rows.items()} == {
         "train_seconds": 12.5,
+        "train_gflop": 7,
         "parameters": 600_000,
         "ms_per_sample": 20,
         "calls_per_sample": 25,

@@ -282,6 +282,7 @@ def test_the_cost_table_leaves_no_cost_as_zero(results):
     assert lines["Supervised"]["Time per image Sample (ms)"] == ""
     assert float(lines["Joint diffusion"]["Time per image Sample (ms)"]) == pytest.approx(41.7)
     assert float(lines["Joint diffusion"]["Parameters (M)"]) == pytest.approx(0.612345)
+    assert float(lines["Joint diffusion"]["Training Compute (TFLOP)"]) == pytest.approx(4.321)
 
 
 def test_two_runs_write_the_same_bytes(results, tmp_path):

@@ -22,6 +22,7 @@ def cost_tables(evidence: Evidence) -> Iterator[Table]:
         plan = (
             ("Parameters", "parameters", "M", 1e-6, ""),
             ("Memory", "peak_memory_mib", "MiB", 1.0, ""),
+            ("Compute", "train_gflop", "TFLOP", 1e-3, "Training"),
             ("Time", "train_seconds", "s", 1.0, "Training"),
             ("Speed", "images_per_second", "images/s", 1.0, "Training"),
             ("Prediction", "ms_per_prediction", "ms", 1.0, "Time per image"),
@@ -57,7 +58,8 @@ def cost_tables(evidence: Evidence) -> Iterator[Table]:
             caption=(
                 f"Cost on {dataset_name(dataset)} with {budget_name(largest)} where nothing else is said, mean over "
                 f"seeds, on {', '.join(devices) or 'an unknown device'}. Memory is the peak of the training process; "
-                f"an edit is one counterfactual with its control. {evidence.networks(dataset, (m for m, *_ in lines))}"
+                "compute is that of all training steps, forward and backward; an edit is one counterfactual with its "
+                f"control. {evidence.networks(dataset, (m for m, *_ in lines))}"
             ).rstrip(),
             stub="Method",
             columns=tuple(columns),
