@@ -471,8 +471,6 @@ class RunSpec(Closed):
     def digest(self) -> str:
         """Identify what is trained: 16 hex digits over every field that changes the weights."""
         quiet: dict[str, Any] = {"training": QUIET, "experiment": True, "autoencoder": {"training": QUIET}}
-        if self.start is None:  # so that runs from before this key keep their names
-            quiet["start"] = True
         return digest(self.model_dump(mode="json", exclude=quiet))
 
 
