@@ -32,7 +32,9 @@ class ACPL(ClassifierMethod):
 
     - The averaged weights look at each image, without augmentation, when it comes by in training, and what they made of
       it last is remembered; the authors go through all images before each stage. What has not come by is not selected.
-    - One training with one schedule runs through warm-up and stages; the authors start from new weights at each stage.
+    - One training with one schedule runs through warm-up and stages; the authors start from new weights at each stage,
+      and train each until it validates best. So the warm-up is longer here: what a stage says is for good, and in short
+      trainings the first pseudo-labels after the authors' share are guesses.
     - The batch is half of labelled images and half of any, of which those without a label count nothing; the authors
       draw from labelled and pseudo-labelled images alike. So labelled images weigh more here.
     - With few anchors a fixed number of neighbours would be all of them, whose labels say nothing of an image, so that
@@ -46,7 +48,7 @@ class ACPL(ClassifierMethod):
         neighbours: int = Field(200, ge=1)  # K
         neighbour_share: float = Field(0.12, gt=0.0, le=1.0)  # of the anchors, at most: 200 of 1,730, which are the 2 %
         stages: int = Field(5, ge=1)  # T
-        warmup: float = Field(0.3, ge=0.0, lt=1.0)  # share of the training before the first: 20 of 70 epochs
+        warmup: float = Field(0.5, ge=0.0, lt=1.0)  # share of the training before the first; theirs: 20 of 70 epochs
         weight: float = 1.0  # of the loss of pseudo-labelled images
 
     settings: Settings
