@@ -28,10 +28,15 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return copy_tree(tmp_path_factory.mktemp("tree"))
 
 
+def planned(tree: Path, config: str) -> dict[str, int]:
+    """Count the jobs of a dry run by rule."""
+    said = snakemake(tree, "-n", "--configfile", config)
+    return {name: int(count) for name, count in re.findall(r"^(\w+) +(\d+)$", said, flags=re.MULTILINE)}
+
+
 def test_every_method_that_trains_is_searched_as_often(tree: Path, tmp_path: Path) -> None:
     config = str(small(tmp_path, methods=METHODS, tuning=TUNING))
-    said = snakemake(tree, "-n", "--configfile", config)
-    jobs = {name: int(count) for name, count in re.findall(r"^(\w+) +(\d+)$", said, flags=re.MULTILINE)}
+    jobs = planned(tree, config)
     assert (jobs["try_settings"], jobs["choose_settings"], jobs["collect_trials"]) == (4, 2, 1)
     assert jobs["train_first"] + jobs["train_method"] == 4
 
@@ -64,6 +69,6 @@ def test_every_method_that_trains_is_searched_as_often(tree: Path, tmp_path: Pat
 
 def test_one_trial_is_no_search(tree: Path, tmp_path: Path) -> None:
     config = str(small(tmp_path, methods=METHODS, name="alone"))
-    said = snakemake(tree, "-n", "--configfile", config)
-    assert "train_method" in said
-    assert "try_settings" not in said and "tuning" not in said
+    jobs = planned(tree, config)
+    assert jobs["train_first"] + jobs["train_method"] == 4
+    assert not jobs.keys() & {"try_settings", "choose_settings", "collect_trials"}
