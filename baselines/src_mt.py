@@ -23,7 +23,7 @@ class SRCMT(ClassifierMethod):
     """
 
     class Settings(ClassifierMethod.Settings):
-        """Section IV-B of the paper and the authors' released settings; the teacher is the loop's average."""
+        """The authors' released settings; the teacher is the loop's average."""
 
         ema: float = 0.99
         unlabelled_ratio: int = Field(3, ge=1)  # 12 labelled images in a batch of 48
@@ -37,7 +37,7 @@ class SRCMT(ClassifierMethod):
     def losses(self, batch: Batch, views: Views, averaged: ClassifierMethod) -> Losses:
         """Return the supervised loss and the squared distances to the teacher's probabilities and relations.
 
-        Both are of all images, the labelled ones included (Eq. 2 and 6).
+        Both are of all images, the labelled ones included.
         """
         images = torch.cat([batch.labelled, batch.unlabelled])
         features = self.net.features(views.weak(images))
@@ -57,7 +57,7 @@ class SRCMT(ClassifierMethod):
 
 
 def relations(features: Tensor) -> Tensor:
-    """Return how each image relates to all (N, N): the Gram matrix of features (N, D), rows of length 1 (Eq. 3-4)."""
+    """Return how each image relates to all (N, N): the Gram matrix of features (N, D), rows of length 1."""
     with torch.autocast(features.device.type, enabled=False):  # half the bits would drown what differs
         features = features.float()
         return F.normalize(features @ features.T, dim=1)
