@@ -14,9 +14,9 @@ from torch.nn import functional as F
 
 from jointdiff.data.augment import Views
 from jointdiff.data.source import DataInfo
+from jointdiff.diffusion.method import UNetMethod
 from jointdiff.diffusion.process import STEPS, noise_for
 from jointdiff.method import Batch, Losses, validation_auroc
-from jointdiff.methods._diffusion import UNetMethod
 from jointdiff.nets.codecs import Codec
 
 

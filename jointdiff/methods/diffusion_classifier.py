@@ -15,9 +15,9 @@ from jointdiff.config import Explanation
 from jointdiff.data.augment import Views
 from jointdiff.data.source import DataInfo
 from jointdiff.diffusion.editing import edit, in_turn
+from jointdiff.diffusion.method import DiffusionMethod
 from jointdiff.diffusion.process import ContinuousProcess, DiscreteProcess, Process, noise_for
 from jointdiff.method import Batch, Counterfactuals, Losses, SavedPart, validation_auroc
-from jointdiff.methods._diffusion import DiffusionMethod
 from jointdiff.nets.codecs import Codec
 from jointdiff.nets.dit import DiT
 from jointdiff.nets.stable_diffusion import StableDiffusion, prompts_for

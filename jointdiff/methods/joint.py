@@ -15,9 +15,9 @@ from jointdiff.config import Explanation
 from jointdiff.data.augment import Views
 from jointdiff.data.source import DataInfo
 from jointdiff.diffusion.editing import edit, in_turn
+from jointdiff.diffusion.method import UNetMethod
 from jointdiff.diffusion.process import STEPS
 from jointdiff.method import Batch, Counterfactuals, Losses
-from jointdiff.methods._diffusion import UNetMethod
 from jointdiff.nets.codecs import Codec
 from jointdiff.nets.heads import PooledHead
 from jointdiff.nets.unet import Encoding

@@ -196,7 +196,9 @@ def test_a_classifier_is_explained_by_grad_cam(saved, folder: Path, tmp_path: Pa
     assert dict(np.load(out / "c.npz"))["map"].shape == (1, 16, 16)
     answers.write(out / "explanations.csv")
     assert [line["picture"] for line in read(out / "explanations.csv")] == column(answers, "picture")
-    with pytest.raises(ConfigError, match=r"cannot add a finding; these methods can: diffusion_classifier, joint$"):
+    with pytest.raises(
+        ConfigError, match=r"cannot add a finding; these methods can: diffusion_classifier, guided_diffusion, joint$"
+    ):
         explain_images(model, [], out=out, how=HOW, finding="nodule", enforce=True)
 
 

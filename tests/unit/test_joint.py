@@ -332,7 +332,7 @@ def test_velocity_is_learnt_and_drawn_from(tmp_path, monkeypatch):
         output_type="np",
     ).images
     start = torch.randn((2, 1, 16, 16), generator=torch.Generator().manual_seed(5))
-    monkeypatch.setattr("jointdiff.methods._diffusion.noise_for", lambda *_: start)
+    monkeypatch.setattr("jointdiff.diffusion.method.noise_for", lambda *_: start)
     ours = method.sample(torch.zeros(2, 2), torch.tensor([5, 6]), steps=4, sampler="ddim", guidance=0.0)
     theirs = torch.from_numpy(drawn).permute(0, 3, 1, 2) * 2 - 1
     torch.testing.assert_close(theirs, ours, atol=1e-4, rtol=1e-3)
