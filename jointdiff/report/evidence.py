@@ -61,11 +61,16 @@ class Evidence:
                 found = self.rows.summary(dataset, labels, method, "parameters")
                 if network := (found.facts or {}).get("network"):
                     sizes.setdefault(network, {})[method] = found.mean / 1e6
+        # The network of many methods comes last, so that they need not be named.
+        common = max(sizes, key=lambda network: len(sizes[network]), default="")
+        if len(sizes) == 1 or len(sizes.get(common, ())) <= 3:
+            common = ""
         told: list[str] = []
-        for network, of in sizes.items():
+        for network, of in sorted(sizes.items(), key=lambda found: found[0] == common):
             span = dict.fromkeys(f"{size:.2f}" for size in (min(of.values()), max(of.values())))
             unit = " M parameters" if not told else " M"
-            told.append(f"{network} ({' to '.join(span)}{unit}) for {', '.join(map(method_name, of))}")
+            who = "all others that learn" if network == common else ", ".join(map(method_name, of))
+            told.append(f"{network} ({' to '.join(span)}{unit}) for {who}")
         return f"Networks: {'; '.join(told)}." if told else ""
 
     def predicted(self) -> dict[str, str]:

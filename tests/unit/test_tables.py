@@ -87,6 +87,15 @@ def test_captions_say_which_network_each_method_has_where_rows_tell(results, tmp
         assert "Networks" not in (tmp_path / name / "classification.md").read_text()
 
 
+def test_a_network_of_many_methods_is_that_of_all_others(results, tmp_path):
+    rows = [row for row in read_rows(results[1]) if row["metric"] in ("auroc", "parameters")]
+    more = [{**row, "method": name} for name in ("vat", "uda") for row in rows if row["method"] == "fixmatch"]
+    write_rows([*rows, *more], tmp_path / "rows.parquet")
+    draw_tables(tmp_path / "rows.parquet", [], tmp_path / "many")
+    told = (tmp_path / "many" / "classification.md").read_text()
+    assert "for Joint diffusion; WRN-10-2 (0.61 to 0.63 M) for all others that learn." in told
+
+
 def test_all_systems_stand_side_by_side_with_what_they_cost(results):
     lines = lines_of(results[0] / "tables" / "systems.csv")
     quality, cost = (
