@@ -5,7 +5,7 @@ import sys
 
 import numpy as np
 import pytest
-from made_results import make_results
+from tests.unit.made_results import make_results
 
 from jointdiff.evaluate.scores import Identity, format_protocol, read_rows, score_row, write_rows
 from jointdiff.report.evidence import Evidence, read_curves

@@ -8,7 +8,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from made_results import CHANGES, make_results
+from tests.unit.made_results import CHANGES, make_results
 
 from jointdiff.evaluate.scores import MACRO, Identity, collect, format_protocol, read_rows, score_row, write_rows
 from jointdiff.report import paper
