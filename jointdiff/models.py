@@ -59,7 +59,7 @@ def load_model(folder: Path | str) -> Method:
     config = read_json(folder / "config.json")
     cls = load_method(config["method"])
     info = info_from_json(config["data"])
-    codec = Autoencoder(folder / AUTOENCODER, info) if (folder / AUTOENCODER).is_dir() else None
+    codec = Autoencoder(folder / AUTOENCODER, info) if _has_autoencoder(folder) else None
     method = cls.build(info, config["settings"], codec, folder)
     tensors = load_file(folder / "model.safetensors")
     own = method.state_dict()
@@ -78,15 +78,17 @@ def load_model(folder: Path | str) -> Method:
     return method.eval()
 
 
+def _has_autoencoder(folder: Path) -> bool:
+    """Return whether the folder holds an autoencoder, and not the wavelets that can stand in its place."""
+    part = folder / AUTOENCODER / "config.json"
+    return part.parent.is_dir() and not (part.is_file() and read_json(part)["_class_name"] == "HaarWavelet")
+
+
 def _card(method: Method, run: RunSpec, results: dict[str, Any]) -> str:
     data = method.data
     numbers = "\n".join(f"| {name} | {value} |" for name, value in results.items())
     pipeline = method.pipeline()
-    reader = ""
-    if pipeline:
-        # Where estimates of the image are clipped, diffusers' default keeps the noise of the unclipped ones.
-        same = "; call it with `use_clipped_model_output=True`" if pipeline["_class_name"] == "DDIMPipeline" else ""
-        reader = f"\ndiffusers draws from it as well: `{pipeline['_class_name']}.from_pretrained(FOLDER)`{same}.\n"
+    reader = f"\n{_how_diffusers_draws(method, pipeline)}\n" if pipeline else ""
     return f"""---
 library_name: jointdiff
 tags: [{run.method}, {data.name}]
@@ -112,3 +114,18 @@ probabilities = model.predict(images)  # float images (N, {data.channels}, {data
 |---|---|
 {numbers}
 """
+
+
+def _how_diffusers_draws(method: Method, pipeline: dict[str, Any]) -> str:
+    name = pipeline["_class_name"]
+    # Where estimates of the image are clipped, diffusers' default keeps the noise of the unclipped ones.
+    same = "; call it with `use_clipped_model_output=True`" if name == "DDIMPipeline" else ""
+    text = f"diffusers draws from it as well: `pipeline = {name}.from_pretrained(FOLDER)`{same}."
+    if pipeline["unet"][0] == "diffusers":
+        return text
+    names = [*method.task.condition_names, "nothing (the default)"]
+    conditions = ", ".join(f"{i} {name}" for i, name in enumerate(names))
+    return (
+        f"{text} This needs jointdiff installed. `pipeline.unet.ask_for(CONDITION, guidance=2.0)` says what is to be "
+        f"drawn: {conditions}."
+    )

@@ -13,10 +13,10 @@ from torch import Tensor
 from jointdiff.data.source import DataInfo
 from jointdiff.diffusion.process import DiscreteProcess, Process, noise_for
 from jointdiff.method import Method, MethodSettings, SavedPart
-from jointdiff.nets.autoencoder import Autoencoder
 from jointdiff.nets.codecs import Codec, HaarWavelet, Identity
 from jointdiff.nets.unet import UNet
 
+COMPONENTS = "jointdiff.nets.components"  # parts for which diffusers has no class
 CODECS: dict[str, type[Identity] | type[HaarWavelet]] = {"identity": Identity, "wavelet": HaarWavelet}
 
 
@@ -31,6 +31,8 @@ class DiffusionMethod(Method):
     settings: Settings
     process: Process
     works_in_latents: ClassVar[bool] = True
+    denoiser: ClassVar[tuple[str, str]]  # module and class with which pipelines of diffusers read the network
+    unet: Any  # the network, whatever it is, by the name that pipelines of diffusers give it
 
     def __init__(self, data: DataInfo, settings: Settings, codec: Codec | None = None) -> None:
         super().__init__(data, settings)
@@ -62,6 +64,20 @@ class DiffusionMethod(Method):
             z = solver.step(self.process.clean_from(output(z, at), z, at), t, z)
         return self.codec.decode(self.process.clipped(z)).clamp(-1.0, 1.0)
 
+    def diffusers_parts(self) -> dict[str, SavedPart]:
+        """Name the parts that are saved in diffusers' layout, by the names that its pipelines give them."""
+        decoder: dict[str, Any] = {} if isinstance(self.codec, Identity) else {"vqvae": self.codec}
+        return {"unet": self.unet, "scheduler": self.process, **decoder}
+
+    def pipeline(self) -> dict[str, Any]:
+        """Return the index of the pipeline that draws from this model: of pixels, or of latents or wavelets."""
+        parts = {"scheduler": ["diffusers", "DDIMScheduler"], "unet": list(self.denoiser)}
+        if isinstance(self.codec, Identity):
+            return {"_class_name": "DDIMPipeline", **parts}
+        wavelets = isinstance(self.codec, HaarWavelet)
+        decoder = [COMPONENTS, "WaveletDecoder"] if wavelets else ["diffusers", "AutoencoderKL"]
+        return {"_class_name": "LDMPipeline", **parts, "vqvae": decoder}
+
 
 class UNetMethod(DiffusionMethod):
     """A method around one U-Net that estimates noise, saved as a pipeline of diffusers."""
@@ -81,6 +97,8 @@ class UNetMethod(DiffusionMethod):
         prediction: Literal["noise", "v"] = "noise"
 
     settings: Settings
+    unet: UNet
+    denoiser: ClassVar[tuple[str, str]] = ("diffusers", "UNet2DModel")
 
     def __init__(self, data: DataInfo, settings: Settings, codec: Codec | None = None) -> None:
         super().__init__(data, settings, codec)
@@ -103,15 +121,3 @@ class UNetMethod(DiffusionMethod):
         return {"channels": self.codec.channels, "size": self.codec.size} | {
             name: getattr(self.settings, name) for name in chosen
         }
-
-    def diffusers_parts(self) -> dict[str, SavedPart]:
-        """Name the parts that are saved in diffusers' layout."""
-        latent = {"vqvae": self.codec} if isinstance(self.codec, Autoencoder) else {}
-        return {"unet": self.unet, "scheduler": self.process, **latent}
-
-    def pipeline(self) -> dict[str, Any] | None:
-        """Return the index of the pipeline that draws from this model: of pixels, or of latents."""
-        parts = {"scheduler": ["diffusers", "DDIMScheduler"], "unet": ["diffusers", "UNet2DModel"]}
-        if isinstance(self.codec, Autoencoder):
-            return {"_class_name": "LDMPipeline", **parts, "vqvae": ["diffusers", "AutoencoderKL"]}
-        return {"_class_name": "DDIMPipeline", **parts} if isinstance(self.codec, Identity) else None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 import torch
@@ -15,9 +15,9 @@ from jointdiff.config import Explanation
 from jointdiff.data.augment import Views
 from jointdiff.data.source import DataInfo
 from jointdiff.diffusion.editing import edit, in_turn
-from jointdiff.diffusion.method import DiffusionMethod
+from jointdiff.diffusion.method import COMPONENTS, DiffusionMethod
 from jointdiff.diffusion.process import ContinuousProcess, DiscreteProcess, Process, noise_for
-from jointdiff.method import Batch, Counterfactuals, Losses, SavedPart, validation_auroc
+from jointdiff.method import Batch, Counterfactuals, Losses, validation_auroc
 from jointdiff.nets.codecs import Codec
 from jointdiff.nets.dit import DiT
 from jointdiff.nets.stable_diffusion import StableDiffusion, prompts_for
@@ -62,7 +62,8 @@ class DiffusionClassifier(DiffusionMethod):
         quick_trials: int = 16  # trials behind `predict`, which validation and explanations ask
 
     settings: Settings
-    net: UNet | DiT | StableDiffusion
+    unet: UNet | DiT | StableDiffusion
+    denoiser: ClassVar[tuple[str, str]] = (COMPONENTS, "ConditionalDenoiser")
     process: Process
 
     def __init__(
@@ -74,7 +75,7 @@ class DiffusionClassifier(DiffusionMethod):
         channels, size, conditions = self.codec.channels, self.codec.size, self.task.conditions + 1
         self.process = ContinuousProcess(size, clip=self.codec.bounded)
         if settings.backbone == "unet":
-            self.net = UNet(
+            self.unet = UNet(
                 channels=channels,
                 size=size,
                 width=settings.width,
@@ -85,7 +86,7 @@ class DiffusionClassifier(DiffusionMethod):
                 conditions=conditions,
             )
         elif settings.backbone == "dit":
-            self.net = DiT(
+            self.unet = DiT(
                 channels=channels,
                 size=size,
                 patch=settings.patch,
@@ -95,8 +96,8 @@ class DiffusionClassifier(DiffusionMethod):
                 conditions=conditions,
             )
         else:
-            self.net = net or self._foundation(settings)
-            self.process = DiscreteProcess(self.net.schedule, prediction=self.net.prediction, clip=False)
+            self.unet = net or self._foundation(settings)
+            self.process = DiscreteProcess(self.unet.schedule, prediction=self.unet.prediction, clip=False)
 
     @classmethod
     def build(
@@ -105,13 +106,13 @@ class DiffusionClassifier(DiffusionMethod):
         """Return a new one, or a foundation model that was saved, without the pipeline that it came from."""
         checked = cls.Settings.model_validate(settings)
         if saved is not None and checked.backbone == "stable_diffusion":
-            return cls(data, checked, codec, StableDiffusion.from_saved(saved / "net"))
+            return cls(data, checked, codec, StableDiffusion.from_saved(saved / "unet"))
         return cls(data, checked, codec)
 
     @property
     def network(self) -> str:
         """Name the backbone."""
-        return self.net.name
+        return self.unet.name
 
     # --- Training ---------------------------------------------------------------------------------------------------
 
@@ -128,7 +129,7 @@ class DiffusionClassifier(DiffusionMethod):
         steps = self.process.steps_at(torch.rand(len(codes), device=codes.device))
         noise = torch.randn_like(codes)
         noisy = self.process.add_noise(codes, noise, steps)
-        estimate = self.process.noise_from(self.net(noisy, steps, conditions).float(), noisy, steps)
+        estimate = self.process.noise_from(self.unet(noisy, steps, conditions).float(), noisy, steps)
         signal = self.process.signal(steps)
         weight = 1.0 / (1.0 + (signal / (1.0 - signal)).clamp(max=self.settings.snr_limit))
         return {"denoising": ((estimate - noise).square().mean(dim=(1, 2, 3)) * weight).mean()}
@@ -138,7 +139,7 @@ class DiffusionClassifier(DiffusionMethod):
     def trial_errors(self, codes: Tensor, steps: Tensor, noise: Tensor, conditions: Tensor) -> Tensor:
         """Return |eps_hat - eps|^2 (M,), summed, of codes (M, c, h, w) noised at steps (M,) under conditions (M,)."""
         noisy = self.process.add_noise(codes, noise, steps)
-        estimate = self.process.noise_from(self.net(noisy, steps, conditions).float(), noisy, steps)
+        estimate = self.process.noise_from(self.unet(noisy, steps, conditions).float(), noisy, steps)
         return (estimate - noise).square().sum(dim=(1, 2, 3))
 
     def probabilities(self, codes: Tensor) -> Tensor:
@@ -209,7 +210,7 @@ class DiffusionClassifier(DiffusionMethod):
         """Return the outputs (A, N, c, h, w) for z at steps (N,) under each of A lists of conditions (N,)."""
         inputs = z.repeat(len(asked), 1, 1, 1), steps.repeat(len(asked)), torch.cat(asked)
         parts = zip(*(x.split(AT_ONCE) for x in inputs), strict=True)
-        return torch.cat([self.net(*part).float() for part in parts]).view(len(asked), *z.shape)
+        return torch.cat([self.unet(*part).float() for part in parts]).view(len(asked), *z.shape)
 
     def counterfactual(
         self, images: Tensor, finding: int, target: float, seeds: Tensor, *, how: Explanation
@@ -243,7 +244,7 @@ class DiffusionClassifier(DiffusionMethod):
             how=how,
         )
 
-    # --- The foundation model, and saving ---------------------------------------------------------------------------
+    # --- The foundation model ----------------------------------------------------------------------------
 
     def _foundation(self, settings: Settings) -> StableDiffusion:
         if settings.pretrained is None:
@@ -255,12 +256,8 @@ class DiffusionClassifier(DiffusionMethod):
                 f"{settings.pretrained} works on {net.channels} channels, the codes have {self.codec.channels}: "
                 "name its own autoencoder under `autoencoder`"
             )
+        net.unet.register_to_config(sample_size=self.codec.size)  # what is drawn has the size that it trains at
         return net
-
-    def diffusers_parts(self) -> dict[str, SavedPart]:
-        """Name the parts that are saved in diffusers' layout."""
-        latent: dict[str, Any] = {"vqvae": self.codec} if self.codec.costly else {}
-        return {"net": self.net, "scheduler": self.process, **latent}
 
 
 METHOD = DiffusionClassifier

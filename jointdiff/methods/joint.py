@@ -46,9 +46,9 @@ class JointDiffusion(UNetMethod):
         classification_weight: float = 0.001  # w
         classification_warmup: float = 0.0  # share of the training over which w grows from 0
         classification_every: int = 1  # steps from one with the classification term to the next
-        # clean: the head sees x_0 at t = 0; noisy: x_t at a random t; both: one of each. Guidance in representation
-        # space asks the head about x_t, which only the latter two have trained it for.
-        classifier_input: Literal["clean", "noisy", "both"] = "clean"
+        # clean: the head sees x_0 at t = 0, as the paper's; noisy: x_t at a random t; both: one of each. Guidance in
+        # representation space asks the head about x_t: a head that has seen x_0 alone is refused there.
+        classifier_input: Literal["clean", "noisy", "both"] = "both"
         # Agreement of the head with confident answers of the averaged weights about the same unlabelled images.
         consistency: Literal["none", "fixmatch", "softmatch"] = "none"
         # strong: about a strongly augmented view; noise: about the noisy images that the denoising term encodes
@@ -190,8 +190,13 @@ class JointDiffusion(UNetMethod):
         decodes from h' (Deja et al. 2023, section 3.3). ``guidance`` is alpha; 0 ignores the labels. The setting
         ``guidance_reach`` enlarges what that changes. A conditional decoder is told the labels instead, and
         ``guidance`` is how much more than once the difference counts.
+
+        Raises:
+            ValueError: maps would be moved by a head that was trained on clean images alone.
         """
         conditional = self.settings.conditional
+        if guidance and not conditional:
+            self._check_head_knows_noise("generation.guidance: 0, which ignores the labels")
 
         def output(z: Tensor, at: Tensor) -> Tensor:
             encoding = self.unet.encode(z, at)
@@ -207,6 +212,13 @@ class JointDiffusion(UNetMethod):
         """Return 1 for the U-Net, 2 where its decoder runs a second time."""
         twice = self.settings.conditional or self.settings.guidance_reach != 1.0
         return 2 if guidance and twice else 1
+
+    def _check_head_knows_noise(self, instead: str) -> None:
+        if self.settings.classifier_input == "clean":
+            raise ValueError(
+                "classifier_input clean: this head has never seen a noisy image, so that its gradient on the maps of "
+                f"one guides nowhere; use {instead}, or train with `classifier_input: both` or `conditional: true`"
+            )
 
     def _guided(self, encoding: Encoding, loss: Any, *, scale: float) -> tuple[Tensor, Tensor]:
         """Return the U-Net's outputs of an encoding, as it is (where that is needed) and guided."""
@@ -243,10 +255,13 @@ class JointDiffusion(UNetMethod):
         Of classes, that it is this one or another one, the others in turn over the draws of noise.
 
         Raises:
-            ValueError: ``how.guide`` is label and the decoder is not conditional.
+            ValueError: ``how.guide`` is label and the decoder is not conditional, or it is representation and the head
+                was trained on clean images alone.
         """
         if how.guide == "label" and not self.settings.conditional:
             raise ValueError("explanation.guide: label needs a method trained with `conditional: true`; use image")
+        if how.guide == "representation":
+            self._check_head_knows_noise("explanation.guide: image, which asks about the estimate of the clean image")
         goal = lambda logits: self.task.finding_loss(logits, finding, target)  # noqa: E731
 
         def on_image(z: Tensor, steps: Tensor) -> tuple[Tensor, Tensor]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from abc import ABC, abstractmethod
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -72,6 +74,11 @@ class HaarWavelet(Codec):
 
     def decode(self, codes: Tensor) -> Tensor:
         """Return the images of four bands."""
+        return self.compose(codes)
+
+    @staticmethod
+    def compose(codes: Tensor) -> Tensor:
+        """Return images (N, C, H, W) of their four bands (N, 4 C, H / 2, W / 2)."""
         mean, across, down, diagonal = codes.chunk(4, dim=1)
         n, c, h, w = mean.shape
         rows = [
@@ -79,3 +86,8 @@ class HaarWavelet(Codec):
             torch.stack([mean + across - down - diagonal, mean - across - down + diagonal], dim=-1),
         ]
         return torch.stack(rows, dim=3).reshape(n, c, 2 * h, 2 * w)
+
+    def save_pretrained(self, folder: Path) -> None:
+        """Write what pipelines of diffusers ask of a part: there are no weights."""
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "config.json").write_text(json.dumps({"_class_name": type(self).__name__}) + "\n", encoding="utf-8")

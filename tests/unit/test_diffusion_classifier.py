@@ -59,7 +59,7 @@ class Ideal(nn.Module):
 
 def ideal(means=(-0.5, 0.0, 0.5, 0.0), kind="one_of_k", names=("a", "b", "c")):
     method = build(kind, names)
-    method.net = Ideal(method, means)
+    method.unet = Ideal(method, means)
     return method
 
 
@@ -71,7 +71,7 @@ def images_of(mean, count=20, seed=0):
 @pytest.mark.parametrize("truth", [0, 1, 2])
 def test_the_ideal_network_gives_the_bayes_answer(truth):
     method = ideal()
-    images = images_of(float(method.net.means[truth]))
+    images = images_of(float(method.unet.means[truth]))
     assert (method.predict(images).argmax(1) == truth).all()
     ballot = hold_trials(method, images, np.arange(len(images)), voting=Voting(trials=25))
     for rule in ("majority", "mean"):
@@ -144,7 +144,7 @@ def test_the_loss_is_that_of_its_formula():
             asked.update(z=z, steps=steps, conditions=conditions)
             return torch.zeros_like(z)
 
-    method.net = Spy()
+    method.unet = Spy()
     torch.manual_seed(1)
     (loss,) = method.losses(batch, Views(method.data.augmentations), method).values()
     assert asked["conditions"].tolist() == [0, 1, 2, 0, 3, 3, 3, 3], "unlabelled images have no condition"
@@ -167,7 +167,7 @@ def test_labels_are_withheld_at_the_stated_rate():
             seen.append(conditions)
             return z
 
-    method.net = Spy()
+    method.unet = Spy()
     batch = Batch(torch.zeros(2000, 1, 8, 8), torch.eye(3)[torch.arange(2000) % 3], torch.zeros(0, 1, 8, 8), 0, 1)
     torch.manual_seed(0)
     method.losses(batch, Views(method.data.augmentations), method)
@@ -231,7 +231,7 @@ def test_labelled_and_unlabelled_images_are_seen_alike():
             asked.update(z=z)
             return z
 
-    method.net = Spy()
+    method.unet = Spy()
     method.process.add_noise = lambda codes, noise, steps: codes
     images = torch.linspace(-1, 1, 64).view(1, 1, 8, 8).repeat(40, 1, 1, 1)
     batch = Batch(images, torch.eye(3)[torch.arange(40) % 3], images, 0, 10)
@@ -263,7 +263,7 @@ def test_other_classes_take_turns_over_the_draws():
             asked.append(conditions)
             return torch.zeros_like(z)
 
-    method.net = Spy()
+    method.unet = Spy()
     how = Explanation(noise_level=500, steps=2, noises=4)
     method.counterfactual(images_of(0.4)[:3], 1, 0.0, torch.tensor([10, 11, 12]), how=how)
     own, others = asked[0].view(2, 4, 3)
@@ -375,7 +375,7 @@ def test_validation_tells_apart_what_is_surely_present():
 def test_inputs_at_once_change_no_answer(monkeypatch, kind):
     method = build(kind)
     with torch.no_grad():
-        for weight in method.net.parameters():
+        for weight in method.unet.parameters():
             weight += 0.05 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(0))
     images, labels, seeds = images_of(0.3)[:5], torch.eye(3)[[0, 1, 2, 0, 1]], torch.arange(5)
     how = Explanation(noise_level=300, steps=2, noises=2)
@@ -386,7 +386,7 @@ def test_inputs_at_once_change_no_answer(monkeypatch, kind):
 
     whole = answers()
     sizes = []
-    method.net.register_forward_pre_hook(lambda net, inputs: sizes.append(len(inputs[0])))
+    method.unet.register_forward_pre_hook(lambda net, inputs: sizes.append(len(inputs[0])))
     monkeypatch.setattr(diffusion_classifier, "AT_ONCE", 7)
     torch.testing.assert_close(answers(), whole)
     assert max(sizes) == 7
