@@ -65,7 +65,7 @@ rule split_dataset:
         split=f"{SPLIT}/split-{{seed}}.parquet",
     log:
         "<logs>/split_dataset/{dataset}-{labels}-{seed}.log",
-    priority: 180 # no long training should wait for one
+    priority: 180  # no long training should wait for one
     params:
         validation=lookup("datasets/{dataset}/validation", within=config),
         test=lookup("datasets/{dataset}/test", within=config),
