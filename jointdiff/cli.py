@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from jointdiff.config import SCHEMA, ConfigError, Explanation, Generation, Voting, load_experiment
+from jointdiff.config import ConfigError, Explanation, Generation, Voting, load_experiment
+from jointdiff.declared import SCHEMA
 
 if TYPE_CHECKING:
     from jointdiff.apply import Answers

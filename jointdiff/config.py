@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from functools import cache, reduce
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
@@ -22,14 +21,10 @@ from pydantic import (
     model_validator,
 )
 
+from jointdiff.complaints import ConfigError, check_known, explain
+from jointdiff.declared import abilities, check_settings, declared, declared_methods, tunable
+
 __all__ = ["ConfigError", "Experiment", "RunSpec", "load_experiment", "parse_experiment"]
-
-# Written by `jointdiff schema`; it holds what only the methods' own modules know, so that a check needs no torch.
-SCHEMA = Path(__file__).parent.parent / "config" / "schema.json"
-
-
-class ConfigError(ValueError):
-    """A mistake in the configuration, with the key and the way out in its message."""
 
 
 class Closed(BaseModel):
@@ -268,7 +263,9 @@ class Experiment(Closed):
             for budget in data.labels:
                 if budget.startswith("list-"):
                     listed = budget.removeprefix("list-")
-                    _known(listed, data.lists, f"datasets.{name}.labels: {listed!r} is no key of datasets.{name}.lists")
+                    check_known(
+                        listed, data.lists, f"datasets.{name}.labels: {listed!r} is no key of datasets.{name}.lists"
+                    )
         for name, variant in self.methods.items():
             how = self.explanation_of(name)
             if how.steps > how.noise_level:
@@ -279,10 +276,10 @@ class Experiment(Closed):
                 )
             for budget in variant.labels if isinstance(variant.labels, list) else []:
                 offered = [other for data in self.datasets.values() for other in data.labels]
-                _known(budget, offered, f"methods.{name}.labels: {budget!r} is a budget of no data set")
+                check_known(budget, offered, f"methods.{name}.labels: {budget!r} is a budget of no data set")
             if variant.autoencoder is not None:
                 where = f"methods.{name}.autoencoder: {variant.autoencoder!r} is no key of autoencoders"
-                _known(variant.autoencoder, self.autoencoders, where)
+                check_known(variant.autoencoder, self.autoencoders, where)
             self._check_start(name)
         extractor = self.methods.get(self.evaluation.extractor)
         if self.needs_extractor and (extractor is None or extractor.labels != "all"):
@@ -296,7 +293,7 @@ class Experiment(Closed):
         """Check that what a variant begins with is there for each of its cells, and saw no image that validates it."""
         variant, key, chain = self.methods[name], f"methods.{name}.start", [name]
         while (start := self.methods[chain[-1]].start) is not None:
-            _known(start, self.methods, f"methods.{chain[-1]}.start: {start!r} is no key of methods")
+            check_known(start, self.methods, f"methods.{chain[-1]}.start: {start!r} is no key of methods")
             chain.append(start)
             if start in chain[:-1]:
                 raise ConfigError(f"{key}: {' -> '.join(chain)} is a circle")
@@ -480,7 +477,7 @@ def _inherited(name: str, methods: Mapping[str, Any], heirs: tuple[str, ...] = (
     if not isinstance(entry, dict) or entry.get("base") is None:
         return entry
     base = entry["base"]
-    _known(base, methods, f"methods.{name}.base: {base!r} is no key of methods")
+    check_known(base, methods, f"methods.{name}.base: {base!r} is no key of methods")
     if base in (*heirs, name):
         raise ConfigError(f"methods.{name}.base: {' -> '.join([*heirs, name, base])} is a circle")
     inherited = _inherited(base, methods, (*heirs, name))
@@ -508,18 +505,7 @@ def _override(general: Closed, changes: Mapping[str, Any], prefix: str) -> None:
     try:
         type(general).model_validate({**general.model_dump(), **changes})
     except ValidationError as error:
-        raise ConfigError(_explain(error, type(general), prefix)) from None
-
-
-def abilities(method: str) -> frozenset[str]:
-    """Return what a built-in method can do: generate, counterfactual, grad_cam, vote, latents, label_free."""
-    return frozenset(_declared_methods().get(method, {}).get("x-can", ()))
-
-
-def tunable(method: str) -> tuple[str, ...] | None:
-    """Return the settings of a built-in method that a search multiplies; None for a method of the user's own."""
-    declared = _declared_methods().get(method)
-    return None if declared is None else tuple(declared["x-tunable"])
+        raise ConfigError(explain(error, type(general), prefix)) from None
 
 
 def digest(value: Any) -> str:
@@ -567,7 +553,7 @@ def parse_experiment(config: Mapping[str, Any]) -> Experiment:
     try:
         experiment = Experiment.model_validate({key: value for key, value in config.items() if key != "pathvars"})
     except ValidationError as error:
-        raise ConfigError(_explain(error, Experiment)) from None
+        raise ConfigError(explain(error, Experiment)) from None
     _check_names(experiment)
     return experiment
 
@@ -578,30 +564,30 @@ def _check_names(experiment: Experiment) -> None:
 
     for name, data in experiment.datasets.items():
         source, key = data.source or name, f"datasets.{name}"
-        _known(source, sources(), f"{key}{'.source' if data.source else ''}: unknown data set {source!r}")
+        check_known(source, sources(), f"{key}{'.source' if data.source else ''}: unknown data set {source!r}")
         for option in data.options:
             known = load_source(source).SOURCE.options
-            _known(option, known, f"{key}.options.{option}: unknown key {option!r}")
+            check_known(option, known, f"{key}.options.{option}: unknown key {option!r}")
         for listed, path in data.lists.items():
             if not Path(path).is_file():
                 raise ConfigError(f"{key}.lists.{listed}: there is no file {path}; it should hold one sample id a line")
     for name, first in experiment.autoencoders.items():
-        if "autoencoder" in _declared():
-            _check_settings(first.settings, _declared()["autoencoder"], f"autoencoders.{name}.settings.")
+        if "autoencoder" in declared():
+            check_settings(first.settings, declared()["autoencoder"], f"autoencoders.{name}.settings.")
     for name, variant in experiment.methods.items():
         _check_no_label_is_handed_on(experiment, name)
         method, key = variant.method or name, f"methods.{name}"
-        _known(method, methods(), f"{key}{'.method' if variant.method else ''}: unknown method {method!r}")
-        declared = _declared_methods().get(method)
-        if declared is None:
+        check_known(method, methods(), f"{key}{'.method' if variant.method else ''}: unknown method {method!r}")
+        schema = declared_methods().get(method)
+        if schema is None:
             continue  # a method of the user's own: its settings are checked when it is built
-        _check_settings(variant.settings, declared, f"{key}.settings.")
-        if variant.autoencoder is not None and "latents" not in declared["x-can"]:
+        check_settings(variant.settings, schema, f"{key}.settings.")
+        if variant.autoencoder is not None and "latents" not in schema["x-can"]:
             raise ConfigError(f"{key}.autoencoder: {method} works on images; remove this key")
         for ability in [*(["generate"] if variant.generate else []), *variant.explain]:
-            if ability in ("generate", "counterfactual", "grad_cam") and ability not in declared["x-can"]:
+            if ability in ("generate", "counterfactual", "grad_cam") and ability not in schema["x-can"]:
                 verb = "draw images" if ability == "generate" else f"explain by {ability}"
-                able = [other for other, schema in _declared_methods().items() if ability in schema["x-can"]]
+                able = [other for other in declared_methods() if ability in abilities(other)]
                 where = "generate" if ability == "generate" else "explain"
                 raise ConfigError(f"{key}.{where}: {method} cannot {verb}; these methods can: {', '.join(able)}")
 
@@ -613,74 +599,9 @@ def _check_no_label_is_handed_on(experiment: Experiment, name: str) -> None:
         entry = experiment.methods[start]
         every_label |= entry.labels == "all"  # and so has what that one begins with
         if every_label and "label_free" not in abilities(entry.method or start):
-            able = [method for method, schema in _declared_methods().items() if "label_free" in schema["x-can"]]
+            able = [method for method in declared_methods() if "label_free" in abilities(method)]
             raise ConfigError(
                 f"methods.{name}.start: {start!r} is trained with every label, which {name!r} is not to have; "
                 f"give it `labels: grid`, or start from a method that learns without labels: {', '.join(able)}"
             )
         start = entry.start
-
-
-@cache
-def _declared() -> dict[str, Any]:
-    """Return what the schema says of methods and autoencoders; empty where the file is not installed."""
-    return json.loads(SCHEMA.read_text(encoding="utf-8"))["$defs"] if SCHEMA.is_file() else {}
-
-
-def _declared_methods() -> dict[str, Any]:
-    """Map every built-in method to the schema of its settings."""
-    return _declared().get("methods", {})
-
-
-def _check_settings(settings: Mapping[str, Any], schema: dict[str, Any], prefix: str) -> None:
-    for name in settings:
-        _known(name, schema["properties"], f"{prefix}{name}: unknown key {name!r}")
-    if settings:
-        from jsonschema import Draft202012Validator
-
-        for error in Draft202012Validator(schema).iter_errors(dict(settings)):
-            raise ConfigError(f"{prefix}{'.'.join(map(str, error.path))}: {error.message}")
-
-
-def _known(name: str, known: Iterable[str], complaint: str) -> None:
-    """Raise the complaint with the nearest known name unless ``name`` is one of them."""
-    known = list(known)
-    if name in known:
-        return
-    nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
-    hint = f"did you mean {nearest[0]!r}? " if nearest else ""
-    raise ConfigError(f"{complaint}; {hint}Valid here: {', '.join(known) or 'none'}")
-
-
-def _explain(error: ValidationError, model: type[BaseModel], prefix: str = "") -> str:
-    """Say what is wrong in one line per mistake: key path, value and the way out."""
-    lines = []
-    for mistake in error.errors():
-        cause = mistake.get("ctx", {}).get("error")
-        if isinstance(cause, ConfigError):  # raised by our own cross-checks, complete as it is
-            lines.append(str(cause))
-            continue
-        path = prefix + ".".join(map(str, mistake["loc"]))
-        if mistake["type"] == "extra_forbidden":
-            name = str(mistake["loc"][-1])
-            try:
-                _known(name, _keys_at(model, mistake["loc"][:-1]), f"{path}: unknown key {name!r}")
-            except ConfigError as unknown:
-                lines.append(str(unknown))
-        elif mistake["type"] == "missing":
-            lines.append(f"{path}: this key is required")
-        else:
-            text = str(cause) if cause else f"{mistake['msg'].lower()}, found {mistake['input']!r}"
-            lines.append(f"{path}: {text}")
-    return "\n".join(lines)
-
-
-def _keys_at(model: type[BaseModel], location: Iterable[int | str]) -> list[str]:
-    """List the valid keys of the record at a place of the configuration."""
-    kind: Any = model
-    for step in location:
-        if isinstance(kind, type) and issubclass(kind, BaseModel):
-            kind = kind.model_fields[str(step)].annotation
-        else:
-            kind = get_args(kind)[-1]  # values of a dict, items of a list
-    return list(kind.model_fields)

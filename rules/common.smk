@@ -5,7 +5,8 @@ import shutil
 from functools import cache
 from pathlib import Path
 
-from jointdiff.config import abilities, parse_experiment
+from jointdiff.config import parse_experiment
+from jointdiff.declared import abilities
 from jointdiff.doctor import missing_tex
 from jointdiff.jobs import keep_memory
 from jointdiff.paths import CELL, FIRST_STAGE, SPLIT, TAG, TRIAL, WILDCARDS, inception_weights

@@ -24,7 +24,7 @@ from jointdiff.nets.stable_diffusion import StableDiffusion
 class _Component(ModelMixin, ConfigMixin):
     """What reads its own folder and says in ``config`` what pipelines look at."""
 
-    config_name = "config.json"
+    config_name: Any = "config.json"
 
     def save_pretrained(self, *_: Any, **__: Any) -> None:
         """Refuse: the model folder that it came from is what can be read again.
@@ -113,7 +113,7 @@ class WaveletDecoder(_Component):
 class _Conditioned(nn.Module):
     """diffusers' U-Net, called as ours is."""
 
-    def __init__(self, net: UNet2DModel) -> None:
+    def __init__(self, net: nn.Module) -> None:
         super().__init__()
         self.net = net
 

@@ -11,8 +11,9 @@ import pytest
 from PIL import Image
 
 from jointdiff import cli, doctor, registry
-from jointdiff.config import SCHEMA, RunSpec, Training
+from jointdiff.config import RunSpec, Training
 from jointdiff.data.source import Augmentations, DataInfo, File, LabelSpec, Source
+from jointdiff.declared import SCHEMA
 from jointdiff.models import save_model
 from jointdiff.registry import load_method, sources
 

@@ -53,16 +53,15 @@ def by_hand(model, output, *, clipped, decode=None):
     The signals are the process's own, so that the betas which diffusers was given are checked as well.
     """
     z = torch.randn((2, model.codec.channels, *[model.codec.size] * 2), generator=torch.Generator().manual_seed(5))
-    for t, after in ((999.0, 749.0), (749.0, 499.0), (499.0, 249.0), (249.0, None)):
+    for t in (999.0, 749.0, 499.0, 249.0):
         at = torch.full((2,), t)
         a, s = model.process.scales(at)
         said = output(z, at)
         clean = model.process.clean_from(said, z, at)
         noise = (z - a * clean) / s if clipped else model.process.noise_from(said, z, at)
-        if after is None:
-            return (decode or model.codec.decode)(clean).clamp(-1, 1)
-        a, s = model.process.scales(torch.full((2,), after))
+        a, s = model.process.scales(at - 250.0) if t > 249.0 else (1.0, 0.0)
         z = a * clean + s * noise
+    return (decode or model.codec.decode)(z).clamp(-1, 1)
 
 
 def under(model, condition):

@@ -12,7 +12,8 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jointdiff.config import SCHEMA, ConfigError, RunSpec, Training, load_experiment, parse_experiment
+from jointdiff.config import ConfigError, RunSpec, Training, load_experiment, parse_experiment
+from jointdiff.declared import SCHEMA
 from jointdiff.schema import config_schema
 
 ROOT = Path(__file__).parents[2]

@@ -5,7 +5,6 @@ import sys
 
 import numpy as np
 import pytest
-from tests.unit.made_results import make_results
 
 from jointdiff.evaluate.scores import Identity, format_protocol, read_rows, score_row, write_rows
 from jointdiff.report.evidence import Evidence, read_curves
@@ -15,6 +14,7 @@ from jointdiff.report.figures.reliability import reliability
 from jointdiff.report.figures.risk import draw_risk
 from jointdiff.report.figures.votes import draw_votes
 from jointdiff.report.statistics import Scores, read_cells
+from tests.unit.made_results import make_results
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,6 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from tests.unit.made_results import CHANGES, make_results
 
 from jointdiff.evaluate.scores import MACRO, Identity, collect, format_protocol, read_rows, score_row, write_rows
 from jointdiff.report import paper
@@ -19,6 +18,7 @@ from jointdiff.report.published import Reported, matching, read_published
 from jointdiff.report.statistics import Summary
 from jointdiff.report.tables import FORMATS, TABLES, draw_tables
 from jointdiff.report.wording import change_name, dataset_name, method_name, tex
+from tests.unit.made_results import CHANGES, make_results
 
 PUBLISHED = Path(__file__).parents[2] / "config" / "published.csv"
 needs_tex = pytest.mark.skipif(not shutil.which("pdflatex"), reason="pdflatex is not installed")

@@ -1,0 +1,50 @@
+"""What built-in methods declare, read from the schema file that knows it, so that a check needs no torch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from jointdiff.complaints import ConfigError, check_known
+
+SCHEMA = Path(__file__).parent.parent / "config" / "schema.json"  # `jointdiff schema` writes it
+
+
+@cache
+def declared() -> dict[str, Any]:
+    """Return what the schema says of methods and autoencoders; empty where the file is not installed."""
+    return json.loads(SCHEMA.read_text(encoding="utf-8"))["$defs"] if SCHEMA.is_file() else {}
+
+
+def declared_methods() -> dict[str, Any]:
+    """Map every built-in method to the schema of its settings."""
+    return declared().get("methods", {})
+
+
+def abilities(method: str) -> frozenset[str]:
+    """Return what a built-in method can do: generate, counterfactual, grad_cam, vote, latents, label_free."""
+    return frozenset(declared_methods().get(method, {}).get("x-can", ()))
+
+
+def tunable(method: str) -> tuple[str, ...] | None:
+    """Return the settings of a built-in method that a search multiplies; None for a method of the user's own."""
+    schema = declared_methods().get(method)
+    return None if schema is None else tuple(schema["x-tunable"])
+
+
+def check_settings(settings: Mapping[str, Any], schema: dict[str, Any], prefix: str) -> None:
+    """Check settings against the schema of a method or autoencoder; ``prefix`` says where they stand.
+
+    Raises:
+        ConfigError: an unknown key, or a value that does not fit.
+    """
+    for name in settings:
+        check_known(name, schema["properties"], f"{prefix}{name}: unknown key {name!r}")
+    if settings:
+        from jsonschema import Draft202012Validator
+
+        for error in Draft202012Validator(schema).iter_errors(dict(settings)):
+            raise ConfigError(f"{prefix}{'.'.join(map(str, error.path))}: {error.message}")
