@@ -10,6 +10,7 @@ from jointdiff.evaluate.scores import Identity, format_protocol, read_rows, scor
 from jointdiff.report.evidence import Evidence, read_curves
 from jointdiff.report.figures import FIGURES, FORMATS, draw_figures
 from jointdiff.report.figures._drawing import PALETTE, colours
+from jointdiff.report.figures.auroc import CROWDED, GREY, draw_auroc
 from jointdiff.report.figures.reliability import reliability
 from jointdiff.report.figures.risk import draw_risk
 from jointdiff.report.figures.votes import draw_votes
@@ -110,3 +111,21 @@ def test_a_risk_far_above_the_competitors_is_named_and_not_drawn(results):
     drawn = {line.get_label().partition(" (")[0] for line in axis.lines}
     assert drawn == {"Joint diffusion", "Fully supervised"}
     assert "random scores: 0." in axis.texts[0].get_text()
+
+
+def test_many_methods_have_a_panel_each_in_front_of_the_others(tmp_path):
+    methods = ["supervised", *(f"m{i}" for i in range(CROWDED))]
+    rows = [
+        score_row(Identity("d", labels, method, 0, "c", "f", "r"), metric="auroc", value=0.6 + 0.02 * i + gain)
+        for i, method in enumerate(methods)
+        for labels, gain in (("50", 0.0), ("200", 0.1))
+    ]
+    write_rows(rows, tmp_path / "s.parquet")
+    figure = draw_auroc(Evidence(Scores(read_rows(tmp_path / "s.parquet")), methods))
+    assert sum(axis.get_visible() for axis in figure.axes) == len(methods) and len(figure.legends) == 1
+    own = figure.axes[methods.index("m3")].containers[0].lines[0].get_ydata()
+    assert list(own) == pytest.approx([0.68, 0.78])
+    assert sum(line.get_color() == GREY for line in figure.axes[0].lines) == CROWDED  # behind supervised, all others
+    write_rows([row for row in rows if row["method"] != "supervised"], tmp_path / "few.parquet")
+    few = draw_auroc(Evidence(Scores(read_rows(tmp_path / "few.parquet")), methods[1:]))
+    assert len(few.axes) == 1 and len(few.axes[0].containers) == CROWDED
