@@ -127,9 +127,11 @@ def _picture(path: Path, caption: str, near: Path, label: str = "") -> str:
     name = rf"\label{{fig:{label}}}" if label else ""
     return (
         "\\begin{figure}[htbp]\n\\centering\n"
-        # Never enlarged: a small figure keeps its size of letters.
+        # Never enlarged: a small figure keeps its size of letters. A tall one leaves room for its caption.
         f"\\sbox0{{\\includegraphics{{{_relative(path, near)}}}}}%\n"
-        "\\ifdim\\wd0>\\linewidth\\resizebox{\\linewidth}{!}{\\usebox0}\\else\\usebox0\\fi\n"
+        "\\ifdim\\wd0>\\linewidth\\sbox0{\\resizebox{\\linewidth}{!}{\\usebox0}}\\fi\n"
+        "\\ifdim\\ht0>0.85\\textheight\\sbox0{\\resizebox{!}{0.85\\textheight}{\\usebox0}}\\fi\n"
+        "\\usebox0\n"
         f"\\caption{{{tex(caption)}}}{name}\n\\end{{figure}}"
     )
 

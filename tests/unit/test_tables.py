@@ -18,6 +18,7 @@ from jointdiff.report.published import Reported, matching, read_published
 from jointdiff.report.statistics import Summary
 from jointdiff.report.tables import FORMATS, TABLES, draw_tables
 from jointdiff.report.wording import change_name, dataset_name, method_name, tex
+from tests.conftest import require
 from tests.unit.made_results import CHANGES, make_results
 
 PUBLISHED = Path(__file__).parents[2] / "config" / "published.csv"
@@ -457,6 +458,28 @@ def test_the_paper_compiles_to_the_same_bytes(results):
     if shutil.which("pdftotext"):
         text = subprocess.run(["pdftotext", root / "paper.pdf", "-"], capture_output=True, text=True).stdout
         assert "Which classifier with few labels?" in text and "a_b & c" in text and "??" not in text
+
+
+@pytest.mark.tex
+@needs_tex
+def test_nothing_of_the_paper_runs_off_its_page(results, tmp_path):
+    from PIL import Image
+
+    root, scores, predictions, metrics = results
+    draw_figures(scores, predictions, metrics, root / "figures")
+    Image.new("L", (300, 3000), 128).save(tmp_path / "tall.png")
+    strips = {"Edits one below another": tmp_path / "tall.png"}
+    compile_paper(root / "tables", root / "figures", tmp_path / "p.pdf", scores=scores, title="t", strips=strips)
+    require("pdftotext")
+    done = subprocess.run(["pdftotext", "-bbox", tmp_path / "p.pdf", "-"], capture_output=True, text=True, check=True)
+    height, seen = 0.0, set()
+    for line in done.stdout.splitlines():
+        if page := re.search(r'<page width="[\d.]+" height="([\d.]+)"', line):
+            height = float(page[1])
+        elif word := re.search(r'yMax="([\d.]+)">(.*)</word>', line):
+            assert float(word[1]) < height - 30, word[2]
+            seen.add(word[2])
+    assert {"Edits", "below"} <= seen
 
 
 @pytest.mark.tex
