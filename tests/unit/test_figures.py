@@ -125,6 +125,7 @@ def test_many_methods_have_a_panel_each_in_front_of_the_others(tmp_path):
     assert sum(axis.get_visible() for axis in figure.axes) == len(methods) and len(figure.legends) == 1
     own = figure.axes[methods.index("m3")].containers[0].lines[0].get_ydata()
     assert list(own) == pytest.approx([0.68, 0.78])
+    assert len({axis.get_ylim() for axis in figure.axes if axis.get_visible()}) == 1  # can be compared
     assert sum(line.get_color() == GREY for line in figure.axes[0].lines) == CROWDED  # behind supervised, all others
     write_rows([row for row in rows if row["method"] != "supervised"], tmp_path / "few.parquet")
     few = draw_auroc(Evidence(Scores(read_rows(tmp_path / "few.parquet")), methods[1:]))

@@ -70,9 +70,13 @@ def _one_by_one(evidence: Evidence, curves: Mapping[str, Curves]) -> Figure:
             _across(axis, curves[dataset][REFERENCE], zorder=1.5, **look_of_it)
         _with_bars(axis, curves[dataset][method], look[method])
         axis.title.set_fontsize(9)
-        _finish(axis, evidence, dataset)
+    lowest = {d: min(axis.get_ylim()[0] for axis, (of, _) in zip(axes, shown, strict=True) if of == d) for d in curves}
+    for axis, (dataset, _) in zip(axes, shown, strict=True):
+        _finish(axis, evidence, dataset, bottom=lowest[dataset])
         axis.set_ylabel("")
         axis.set_title("", loc="right")  # the floor is the same everywhere and in the tables
+    for axis, (dataset, _) in zip(axes, shown, strict=True):  # the panels of a data set alike
+        axis.set_ylim(top=max(axes[i].get_ylim()[1] for i, (of, _) in enumerate(shown) if of == dataset))
     for row in range(0, len(axes), 5):
         axes[row].set_ylabel("macro AUROC")
     legend_below(figure, axes)
@@ -100,11 +104,12 @@ def _across(axis: Axes, values: Sequence[Summary], **look: Any) -> None:
     axis.plot(np.r_[-0.35, np.arange(len(means)), len(means) - 0.65], [means[0], *means, means[-1]], **look)
 
 
-def _finish(axis: Axes, evidence: Evidence, dataset: str) -> None:
+def _finish(axis: Axes, evidence: Evidence, dataset: str, *, bottom: float | None = None) -> None:
     """Draw the controls and the axes, which show the competitors; a floor far below is named instead of drawn."""
     rows = evidence.rows
     budgets = rows.budgets(dataset)
-    bottom, below = axis.get_ylim()[0], []
+    bottom = axis.get_ylim()[0] if bottom is None else bottom
+    below = []
     for method, (colour, line) in CONTROL_STYLE.items():
         values = [rows.summary(dataset, labels, method, "auroc") for labels in budgets]
         if all(math.isnan(v.mean) for v in values):
