@@ -26,7 +26,7 @@ from jointdiff.pictures import save_strips
 from jointdiff.progress import Progress
 from jointdiff.seeding import derive, rng
 
-MOST_CASES = 12  # in a picture of findings that are removed, and as many of those put in; of few findings, three each
+MOST_CASES = 12  # in a picture that is read on one page; of few findings, three each
 
 
 def explain(
@@ -207,8 +207,8 @@ def _counterfactuals(
 
 def _draw(found: dict[str, np.ndarray], names: Sequence[str], path: Path, *, title: str) -> None:
     """Draw a few cases of each finding: image, edit, control and maps, with the region outlined; enforced ones last."""
-    per_finding = max(1, min(3, MOST_CASES // len(names)))
     enforced = {key.removeprefix(ENFORCED): values for key, values in found.items() if key.startswith(ENFORCED)}
+    per_finding = max(1, min(3, MOST_CASES // (len(names) * (2 if enforced else 1))))
     titles = {
         "image": "image",
         "counterfactual": "edited" if enforced else "without finding",
