@@ -21,6 +21,8 @@ from jointdiff.evaluate.scores import MACRO, NOWHERE, Identity, Row, format_prot
 from jointdiff.evaluate.voting import entropy
 
 CALIBRATION_BINS = 15
+SURE = (0.9, 0.8, 0.7, 0.5)  # shares of the cases that are kept when the most uncertain ones are left out
+CONFORMAL_ERROR = 0.1  # how often a prediction set may miss the truth
 CLIP = 1e-7  # probabilities are kept this far from 0 and 1 before a logarithm
 
 
@@ -31,6 +33,7 @@ class Cases:
     scores: np.ndarray  # probabilities in [0, 1]
     labels: np.ndarray  # 0 or 1, float
     decided: np.ndarray  # bool: the finding is called present
+    conformal: float = math.inf  # a state is in the prediction set if it is at most so much less probable than 1
 
 
 Metric = Callable[[Cases, np.ndarray], np.ndarray]  # weights (n, B) -> values (B,), NaN where undefined
@@ -80,7 +83,7 @@ def _block_sums(
     does not depend on the order among those, this makes the sums over draws several times cheaper.
     """
     if not len(scores):
-        return np.zeros((0, weights.shape[1])), np.zeros((0, weights.shape[1]))
+        return np.zeros((1, weights.shape[1])), np.zeros((1, weights.shape[1]))
     order = np.argsort(scores, kind="stable")
     scores, labels, weights = scores[order], labels[order].astype(weights.dtype), weights[order]
     ties = np.flatnonzero(np.r_[True, scores[1:] != scores[:-1]])
@@ -173,8 +176,7 @@ def brier_joint(cases: Cases, weights: np.ndarray) -> np.ndarray:
 @per_finding
 def nll(cases: Cases, weights: np.ndarray) -> np.ndarray:
     """Mean negative log-likelihood of the label, in nats."""
-    truth = np.where(cases.labels > 0.5, cases.scores, 1 - cases.scores)
-    return _mean(-np.log(np.clip(truth, CLIP, 1)), weights)
+    return _mean(-np.log(np.clip(_truth(cases), CLIP, 1)), weights)
 
 
 @joint
@@ -186,14 +188,37 @@ def nll_joint(cases: Cases, weights: np.ndarray) -> np.ndarray:
 @per_finding
 def aurc(cases: Cases, weights: np.ndarray) -> np.ndarray:
     """Area under the risk-coverage curve: mean error of the cases kept, surest first (Geifman & El-Yaniv 2017)."""
-    certainty = np.abs(cases.scores - 0.5)
-    return _risk_coverage(certainty, cases.decided ^ (cases.labels > 0.5), weights)
+    return _area(*_risk_coverage(*_certainty_and_error(cases), weights))
 
 
 @joint
 def aurc_joint(cases: Cases, weights: np.ndarray) -> np.ndarray:
     """Area under the risk-coverage curve, the surest case being that of the least entropy."""
-    return _risk_coverage(certainty_of_class(cases.scores), 1 - _hits(cases), weights)
+    return _area(*_risk_coverage(*_certainty_and_error_joint(cases), weights))
+
+
+def _accuracy_kept(share: float) -> None:
+    """Register the accuracy of the surest cases, at least this share of them, equals together."""
+
+    def kept(cases: Cases, weights: np.ndarray) -> np.ndarray:
+        return _accuracy_at(share, *_risk_coverage(*_certainty_and_error(cases), weights))
+
+    def kept_joint(cases: Cases, weights: np.ndarray) -> np.ndarray:
+        return _accuracy_at(share, *_risk_coverage(*_certainty_and_error_joint(cases), weights))
+
+    PER_FINDING[f"accuracy_kept_{share:g}"], JOINT[f"accuracy_kept_{share:g}"] = kept, kept_joint
+
+
+for _share in SURE:
+    _accuracy_kept(_share)
+
+
+def _certainty_and_error(cases: Cases) -> tuple[np.ndarray, np.ndarray]:
+    return np.abs(cases.scores - 0.5), cases.decided ^ (cases.labels > 0.5)
+
+
+def _certainty_and_error_joint(cases: Cases) -> tuple[np.ndarray, np.ndarray]:
+    return certainty_of_class(cases.scores), 1 - _hits(cases)
 
 
 def certainty_of_class(scores: np.ndarray) -> np.ndarray:
@@ -204,11 +229,59 @@ def certainty_of_class(scores: np.ndarray) -> np.ndarray:
     return np.round(1 - entropy(scores, kind="one_of_k"), 9)  # the same votes for other classes are equals
 
 
-def _risk_coverage(certainty: np.ndarray, wrong: np.ndarray, weights: np.ndarray) -> np.ndarray:
+def _risk_coverage(certainty: np.ndarray, wrong: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return what has been kept, surest first, and the error among it, each (blocks, B)."""
     errors, right = _block_sums(-certainty, np.asarray(wrong, np.float64), weights, merge=())
     kept = np.cumsum(errors + right, axis=0)
-    risk = np.divide(np.cumsum(errors, axis=0), kept, out=np.zeros_like(kept), where=kept > 0)
-    return ratio(((errors + right) * risk).sum(0), weights.sum(0, dtype=np.float64))
+    return kept, np.divide(np.cumsum(errors, axis=0), kept, out=np.zeros_like(kept), where=kept > 0)
+
+
+def _area(kept: np.ndarray, risk: np.ndarray) -> np.ndarray:
+    return ratio((np.diff(kept, axis=0, prepend=0.0) * risk).sum(0), kept[-1])
+
+
+def _accuracy_at(share: float, kept: np.ndarray, risk: np.ndarray) -> np.ndarray:
+    first = (kept >= share * kept[-1] - 1e-9).argmax(0)  # the first block with which enough is kept
+    return np.where(kept[-1] > 0, 1 - np.take_along_axis(risk, first[None], axis=0)[0], np.nan)
+
+
+# --- Prediction sets --------------------------------------------------------------------------------------------------
+
+
+@per_finding
+def conformal_coverage(cases: Cases, weights: np.ndarray) -> np.ndarray:
+    """Share of cases whose true state, absent or present, is in the split conformal set (Sadinle et al. 2019)."""
+    return _mean(1 - _truth(cases) <= cases.conformal, weights)
+
+
+@joint
+def conformal_coverage_joint(cases: Cases, weights: np.ndarray) -> np.ndarray:
+    """Share of cases whose true class is in the split conformal set."""
+    return _mean(1 - (cases.scores * cases.labels).sum(1) <= cases.conformal, weights)
+
+
+@per_finding
+def conformal_size(cases: Cases, weights: np.ndarray) -> np.ndarray:
+    """Mean number of states in the split conformal set, 0 to 2."""
+    states = np.stack([1 - cases.scores, cases.scores])
+    return _mean((1 - states <= cases.conformal).sum(0), weights)
+
+
+@joint
+def conformal_size_joint(cases: Cases, weights: np.ndarray) -> np.ndarray:
+    """Mean number of classes in the split conformal set, 0 to K."""
+    return _mean((1 - cases.scores <= cases.conformal).sum(1), weights)
+
+
+def conformal_bound(truth: np.ndarray, *, error: float = CONFORMAL_ERROR) -> float:
+    """Return by how much what is in a prediction set may fall short of certainty, from calibration cases (n,).
+
+    ``truth`` is the probability that each gives to its true state. The bound is the ceil((n + 1)(1 - error))-th
+    smallest of 1 - truth; with fewer cases than that it is infinite, and every state is in the set. Where calibration
+    and test cases are exchangeable, sets hold the truth with a probability of at least 1 - error (Vovk et al. 2005).
+    """
+    rank = math.ceil((len(truth) + 1) * (1 - error) - 1e-9)
+    return float(np.sort(1 - truth)[rank - 1]) if rank <= len(truth) else math.inf
 
 
 # --- Weighted sums ----------------------------------------------------------------------------------------------------
@@ -239,6 +312,11 @@ def _hits(cases: Cases) -> np.ndarray:
     return (cases.decided * (cases.labels > 0.5)).sum(1, dtype=np.float64)
 
 
+def _truth(cases: Cases) -> np.ndarray:
+    """Return the probability of the true state of one finding (n,)."""
+    return np.where(cases.labels > 0.5, cases.scores, 1 - cases.scores)
+
+
 def _classes(cases: Cases) -> list[Cases]:
     return [Cases(cases.scores[:, k], cases.labels[:, k], cases.decided[:, k]) for k in range(cases.scores.shape[1])]
 
@@ -259,6 +337,8 @@ class Predictions:
     decided: np.ndarray  # (n, K) bool
     thresholds: tuple[float, ...]  # (K,) where a multi-label finding is called present; NaN for one-of-K
     threshold_from: str
+    conformal: tuple[float, ...]  # (K,) bounds of prediction sets; of one-of-K all are one
+    validated: int  # validation cases, which thresholds and bounds come from
 
     def metrics(self) -> list[str]:
         """Name every metric in the order of its registration."""
@@ -267,7 +347,7 @@ class Predictions:
     def values(self, metric: str, weights: np.ndarray) -> np.ndarray:
         """Score cases weighted by (n, B): (K, B) per finding, or (1, B) for a metric of all classes at once."""
         if self.kind == "one_of_k" and metric in JOINT:
-            return JOINT[metric](Cases(self.scores, self.labels, self.decided), weights)[None]
+            return JOINT[metric](Cases(self.scores, self.labels, self.decided, self.conformal[0]), weights)[None]
         return np.stack([PER_FINDING[metric](*self._finding(k, weights)) for k in range(len(self.names))])
 
     def macro(self, metric: str, weights: np.ndarray) -> np.ndarray:
@@ -278,7 +358,7 @@ class Predictions:
         known = ~np.isnan(self.labels[:, k])
         if not known.all():
             weights = weights[known]
-        return Cases(self.scores[known, k], self.labels[known, k], self.decided[known, k]), weights
+        return Cases(self.scores[known, k], self.labels[known, k], self.decided[known, k], self.conformal[k]), weights
 
 
 def read_predictions(path: Path | str) -> Predictions:
@@ -311,9 +391,12 @@ def read_predictions(path: Path | str) -> Predictions:
     if kind == "one_of_k":
         thresholds, source = [math.nan] * len(names), "argmax"
         decided = scores[test].argmax(1)[:, None] == np.arange(len(names))
+        bounds = [conformal_bound((scores[validation] * labels[validation]).sum(1))] * len(names)
     else:
-        thresholds = [youden_threshold(scores[validation, k], labels[validation, k]) for k in range(len(names))]
+        chosen = [(scores[validation, k], labels[validation, k]) for k in range(len(names))]
+        thresholds = [youden_threshold(*one) for one in chosen]
         source, decided = "validation", scores[test] >= np.array(thresholds)
+        bounds = [conformal_bound(np.where(y > 0.5, p, 1 - p)[~np.isnan(y)]) for p, y in chosen]
     return Predictions(
         names=names,
         kind="one_of_k" if kind == "one_of_k" else "multi_label",
@@ -324,6 +407,8 @@ def read_predictions(path: Path | str) -> Predictions:
         decided=decided,
         thresholds=tuple(thresholds),
         threshold_from=source,
+        conformal=tuple(bounds),
+        validated=int(validation.sum()),
     )
 
 
@@ -366,6 +451,7 @@ def score_predictions(
     known = (~np.isnan(cell.labels)).sum(0)
     positives = np.nansum(cell.labels, axis=0).astype(int)
     shared = {"groups": len(np.unique(cell.groups)), "bootstrap": bootstrap, "size": run["spec"].get("size")}
+    shared["validation"] = cell.validated
     rows = []
     for metric, draws in _draws(cell, bootstrap).items():
         point = cell.values(metric, np.ones((len(cell.scores), 1)))

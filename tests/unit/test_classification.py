@@ -20,6 +20,7 @@ from jointdiff.evaluate.classification import (
     PER_FINDING,
     Cases,
     certainty_of_class,
+    conformal_bound,
     read_cost,
     read_predictions,
     score_predictions,
@@ -124,6 +125,81 @@ def test_calibration_error_and_risk_coverage_equal_their_definitions():
         if w_sorted[: i + 1].sum():
             area += w_sorted[i] * np.average(wrong[: i + 1], weights=w_sorted[: i + 1])
     assert PER_FINDING["aurc"](cases, w[:, None])[0] == pytest.approx(area / w.sum(), abs=1e-12)
+
+
+@settings(max_examples=60, deadline=None)
+@given(weighted_cases(), st.sampled_from([0.9, 0.8, 0.7, 0.5]))
+def test_the_accuracy_of_the_surest_cases_counts_each_case_as_often_as_it_weighs(sample, share):
+    cases, weights = sample
+    times = weights.astype(int)
+    certainty, right = (
+        np.repeat(values, times) for values in (np.abs(cases.scores - 0.5), cases.decided == (cases.labels > 0.5))
+    )
+    needed = math.ceil(share * len(right) - 1e-9)
+    kept = certainty >= np.sort(certainty)[::-1][needed - 1]
+    ours = PER_FINDING[f"accuracy_kept_{share:g}"](cases, weights[:, None])[0]
+    assert ours == pytest.approx(right[kept].mean(), abs=1e-12)
+
+
+def test_the_surest_classes_are_those_of_the_risk_coverage_curve():
+    rng = np.random.default_rng(3)
+    p, truth = rng.dirichlet(np.ones(4), 50), rng.integers(0, 4, 50)
+    cases = Cases(p, np.eye(4)[truth], np.eye(4, dtype=bool)[p.argmax(1)])
+    surest = np.argsort(stats.entropy(p, axis=1))
+    for share in (0.9, 0.5):
+        expected = (p.argmax(1) == truth)[surest[: round(50 * share)]].mean()
+        assert JOINT[f"accuracy_kept_{share:g}"](cases, np.ones((50, 1)))[0] == pytest.approx(expected)
+
+
+def test_a_conformal_bound_is_the_rank_that_its_definition_asks_for():
+    truth = np.linspace(0.05, 0.95, 19)  # 19 cases: the ceil(20 * .9) = 18th smallest of 1 - p
+    assert conformal_bound(truth) == pytest.approx(np.sort(1 - truth)[17])
+    assert conformal_bound(truth[:9]) == pytest.approx(1 - truth[0]), "nine cases: the largest"
+    assert conformal_bound(truth[:8]) == math.inf, "eight cannot promise nine tenths"
+
+
+def test_prediction_sets_by_hand():
+    scores = np.array([0.95, 0.6, 0.2])
+    cases = Cases(scores, np.array([1.0, 0.0, 1.0]), scores >= 0.5, conformal=0.45)
+    ones = np.ones((3, 1))
+    # .95: {present}, true; .6: {present}, though absent; .2: {absent}, though present.
+    assert PER_FINDING["conformal_coverage"](cases, ones)[0] == pytest.approx(1 / 3)
+    assert PER_FINDING["conformal_size"](cases, ones)[0] == pytest.approx(1.0)
+    wide = Cases(scores, cases.labels, cases.decided, conformal=0.6)
+    # .6 is now in doubt: {absent, present}.
+    assert PER_FINDING["conformal_coverage"](wide, ones)[0] == pytest.approx(2 / 3)
+    assert PER_FINDING["conformal_size"](wide, ones)[0] == pytest.approx(4 / 3)
+    p = np.array([[0.7, 0.2, 0.1], [0.4, 0.35, 0.25]])
+    classes = Cases(p, np.eye(3)[[0, 1]], np.eye(3, dtype=bool)[[0, 0]], conformal=0.62)
+    assert JOINT["conformal_coverage"](classes, np.ones((2, 1)))[0] == 0.5
+    assert JOINT["conformal_size"](classes, np.ones((2, 1)))[0] == 1.0
+
+
+def test_prediction_sets_hold_the_truth_as_often_as_they_promise(tmp_path):
+    """Of 400 exchangeable draws, coverage is Beta(l, n + 1 - l) over calibrations (Vovk 2012), of mean l / (n + 1)."""
+    rng = np.random.default_rng(0)
+    calibrated, tested, covered = 30, 200, []
+    for _ in range(400):
+        truth = rng.beta(3, 2, calibrated + tested)  # how probable a miscalibrated model finds the true state
+        covered.append((1 - truth[calibrated:] <= conformal_bound(truth[:calibrated])).mean())
+    rank = math.ceil((calibrated + 1) * 0.9)
+    expected = stats.betabinom(tested, rank, calibrated + 1 - rank)
+    error = 4 * expected.std() / tested / math.sqrt(400)
+    assert np.mean(covered) == pytest.approx(expected.mean() / tested, abs=error)
+    assert np.std(covered) == pytest.approx(expected.std() / tested, rel=0.2)
+
+
+def test_sets_are_calibrated_on_validation_cases_with_known_labels(tmp_path):
+    rng = np.random.default_rng(0)
+    labels, scores = rng.integers(0, 2, (60, 1)).astype(float), rng.random((60, 1)).astype(np.float32)
+    labels[:5] = np.nan
+    role = ["validation"] * 40 + ["test"] * 20
+    cell = read_predictions(write_predictions(tmp_path / "p.parquet", scores, labels, role=role))
+    truth = np.where(labels == 1, scores, 1 - scores)[5:40, 0]
+    assert cell.conformal == (pytest.approx(conformal_bound(truth)),) and cell.validated == 40
+    coverage = cell.macro("conformal_coverage", np.ones((20, 1)))[0]
+    inside = 1 - np.where(labels == 1, scores, 1 - scores)[40:, 0] <= conformal_bound(truth)
+    assert coverage == pytest.approx(inside.mean())
 
 
 def test_of_classes_the_surest_case_is_that_of_the_least_entropy():

@@ -40,7 +40,9 @@ def predictions(skill, *, seed=0, n=300, noise=0):
     scores = 1 / (1 + np.exp(-(skill * (2 * labels - 1) + rng.normal(size=(n, 1)) + 0.3 * own)))
     groups = np.array([f"{seed}-{i // 2}" for i in range(n)])
     ids = np.array([f"{seed}-{i}" for i in range(n)])
-    return Predictions(("a",), "multi_label", ids, groups, scores, labels, scores >= 0.5, (0.5,), "validation")
+    return Predictions(
+        ("a",), "multi_label", ids, groups, scores, labels, scores >= 0.5, (0.5,), "validation", (math.inf,), 0
+    )
 
 
 def test_a_summary_is_the_mean_and_sample_deviation_over_seeds():
