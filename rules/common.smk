@@ -234,6 +234,7 @@ def final_files(wildcards):
         *(["<results>/tuning.csv"] if searched("tuning.json") else []),
         *first_stages("reconstructions.png"),
         *generated("generated.png"),
+        *generated("nearest.png"),
         *explained("explanations.png"),
         *[f"<results>/{dataset}/audit.{kind}" for dataset in experiment.datasets for kind in ("html", "png")],
         "<results>/tracking/synchronised.json",

@@ -49,6 +49,18 @@ rule score_generation:
         inception=[str(INCEPTION)] if INCEPTION else [],
     output:
         scores=f"{CELL}/scores/generation.parquet",
+        nearest=report(
+            f"{CELL}/nearest.png",
+            caption="../docs/report/nearest.rst",
+            category="Are its images useful?",
+            labels={
+                "what": "nearest training images",
+                "data set": "{dataset}",
+                "labels": "{labels}",
+                "method": "{method}",
+                "seed": "{seed}",
+            },
+        ),
     log:
         f"<logs>/score_generation/{TAG}.log",
     benchmark:

@@ -16,6 +16,7 @@ def main(rule):
         extractor=rule.input.extractor,
         store=rule.input.store,
         split=rule.input.split,
+        picture=rule.output.nearest,
         inception=next(iter(rule.input.inception), None),
         batch_size=rule.params.batch_size,
         device=rule.params.device,

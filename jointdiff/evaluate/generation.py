@@ -1,4 +1,4 @@
-"""Quality of generated images: Frechet distances in a trained classifier's features and, with its weights, FID."""
+"""Generated images: their quality in a trained classifier's features and, with its weights, Inception's; privacy."""
 
 from __future__ import annotations
 
@@ -8,35 +8,25 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from jointdiff.batches import answers
 from jointdiff.data.store import open_store
 from jointdiff.devices import pick_device
+from jointdiff.evaluate.distances import (
+    density_coverage,
+    frechet_distance,
+    kernel_distance,
+    nearest,
+    precision_recall,
+)
+from jointdiff.evaluate.inception import inception_features, inception_network
+from jointdiff.evaluate.privacy import copy_limit, draw_nearest, privacy, small
 from jointdiff.evaluate.scores import Identity, Row, format_protocol, score_row
 from jointdiff.files import read_json, sha256
 from jointdiff.models import load_model
 from jointdiff.seeding import rng
 from jointdiff.training.selection import macro_auroc
-
-# clean-fid's Inception network (its file name and the digest of the published file).
-INCEPTION_FILE = "inception-2015-12-05.pt"
-INCEPTION_SHA256 = "f58cb9b6ec323ed63459aa4fb441fe750cfe39fafad6da5cb504a16f19e958f4"
-
-
-def frechet_distance(a: np.ndarray, b: np.ndarray) -> float:
-    """Return |m_a - m_b|^2 + tr(S_a + S_b - 2 (S_a S_b)^(1/2)) between features (N, D) (Dowson & Landau 1982).
-
-    The trace of the root comes from the eigenvalues of the symmetric S_a^(1/2) S_b S_a^(1/2), which needs no matrix
-    root of a product and stays real when N < D.
-    """
-    mean_a, mean_b = a.mean(axis=0), b.mean(axis=0)
-    cov_a, cov_b = (np.atleast_2d(np.cov(x, rowvar=False)) for x in (a, b))
-    values, vectors = np.linalg.eigh(cov_a)
-    root = (vectors * np.sqrt(values.clip(min=0.0))) @ vectors.T
-    cross = np.sqrt(np.linalg.eigvalsh(root @ cov_b @ root).clip(min=0.0)).sum()
-    return float(((mean_a - mean_b) ** 2).sum() + np.trace(cov_a) + np.trace(cov_b) - 2.0 * cross)
 
 
 def score_generated(
@@ -46,118 +36,92 @@ def score_generated(
     extractor: Path | str,
     store: Path | str,
     split: Path | str,
+    picture: Path | str,
     inception: Path | str | None = None,
     batch_size: int = 256,
     device: str = "auto",
 ) -> list[Row]:
-    """Score generated images against the real test images, beside the distance of real training images to them.
+    """Score generated images against real test images, and draw those most like an image of the training side.
 
-    Rows: ``frechet_distance`` in the extractor's features (a classifier trained on all real labels), its real-data
-    reference, ``guidance_auroc`` (whether the extractor finds in an image what was asked for), and ``fid``.
+    Quality is measured in the features of the extractor, a classifier trained on all real labels: Frechet and kernel
+    distance, precision, recall, density and coverage, each also of as many real training images ("..._real"), which is
+    what a perfect model would reach. ``guidance_auroc`` says whether the extractor finds in an image what was asked
+    for; ``fid`` and ``kid`` need the Inception weights. Privacy compares how near generated and test images come to
+    the training side, in pixels and in features.
     """
     target = pick_device(device)
     identity = Identity.from_run(run)
     data = open_store(store)
     roles = data.split_rows(split)
     train = np.concatenate([roles["labelled"], roles["unlabelled"]])
+    seen = np.sort(np.concatenate([train, roles["validation"]]))
     with np.load(generated, allow_pickle=False) as stored:
         images, labels = stored["images"], stored["labels"]
         protocol = json.loads(str(stored["protocol"]))
     model: Any = load_model(extractor).to(target)
+    # As many real training images, for the scores that a perfect model would have.
+    some_train = np.sort(rng(identity.seed, "real reference").permutation(train)[: len(images)])
+    every = np.arange(len(images))
 
     def told(ask: Callable[[Tensor], Tensor], pixels: np.ndarray, rows: np.ndarray) -> np.ndarray:
         return answers(ask, pixels, rows, batch_size=batch_size, device=target).astype(np.float64)
 
-    every = np.arange(len(images))
-    test = told(model.features, data.images, roles["test"])
-    # As many real training images, for a distance that a perfect model would have.
-    some_train = np.sort(rng(identity.seed, "real reference").permutation(train)[: len(images)])
-    facts = {
-        "extractor": read_variant(extractor),
-        **protocol,
-        "reference": "test",
-        "n_real": len(test),
-        "n_generated": len(images),
-        "weights": "EMA",
-    }
+    def scored(metric: str, value: float, n: int = len(images), **facts: Any) -> Row:
+        return score_row(identity, metric=metric, value=value, n=n, protocol=format_protocol(**facts))
+
+    drawn, seen_features, test = (
+        told(model.features, pixels, chosen)
+        for pixels, chosen in ((images, every), (data.images, seen), (data.images, roles["test"]))
+    )
+    shared = {"extractor": read_variant(extractor), "reference": "test", "n_real": len(test)}
+    facts = {**shared, **protocol, "n_generated": len(images), "weights": "EMA"}
     if len(images) <= test.shape[1]:
         facts["flag"] = f"fewer images than the {test.shape[1]} features"
-    rows = [
-        score_row(
-            identity,
-            metric="frechet_distance",
-            value=frechet_distance(told(model.features, images, every), test),
-            n=len(images),
-            protocol=format_protocol(**facts),
-        ),
-        score_row(
-            identity,
-            metric="frechet_distance_real",
-            value=frechet_distance(told(model.features, data.images, some_train), test),
-            n=len(some_train),
-            protocol=format_protocol(
-                extractor=facts["extractor"], reference="test", n_real=len(test), generated="train"
-            ),
-        ),
-        score_row(
-            identity,
-            metric="guidance_auroc",
-            value=macro_auroc(told(model.predict, images, every), labels),
-            n=len(images),
-            protocol=format_protocol(judge=facts["extractor"], **protocol),
-        ),
+    rows = [scored(metric, value, **facts) for metric, value in quality(drawn, test).items()]
+    real = quality(seen_features[np.searchsorted(seen, some_train)], test)
+    rows += [
+        scored(f"{name}_real", value, len(some_train), **shared, generated="train") for name, value in real.items()
     ]
+    match = macro_auroc(told(model.predict, images, every), labels)
+    rows.append(scored("guidance_auroc", match, judge=facts["extractor"], **protocol))
+
+    pixels = (told(small, data.images, seen), told(small, data.images, roles["test"]))
+    near, place = nearest(told(small, images, every), pixels[0])
+    beside, _ = nearest(pixels[1], pixels[0])
+    rows += [scored(metric, value, **protocol, space="pixels") for metric, value in privacy(near, beside).items()]
+    apart = nearest(drawn, seen_features)[0], nearest(test, seen_features)[0]
+    rows += [
+        scored(f"feature_{metric}", value, **protocol, space=facts["extractor"])
+        for metric, value in privacy(*apart).items()
+    ]
+    draw_nearest(images, data.images, near, seen[place], limit=copy_limit(beside), path=Path(picture))
+
     if inception is None:
         missing = "weights absent: set evaluation.inception or put them in the mirror"
-        rows.append(score_row(identity, metric="fid", value=float("nan"), protocol=format_protocol(reason=missing)))
-    else:
-        network = inception_network(inception, target)
-        value = frechet_distance(
-            inception_features(network, images, target), inception_features(network, data.images[roles["test"]], target)
-        )
-        rows.append(
-            score_row(
-                identity,
-                metric="fid",
-                value=value,
-                n=len(images),
-                protocol=format_protocol(
-                    **{**facts, "extractor": "inception", "resize": "clean-fid bicubic 299"},
-                    sha256=sha256(inception)[:16],
-                ),
-            )
-        )
-    return rows
+        return [*rows, *(scored(metric, float("nan"), 0, reason=missing) for metric in ("fid", "kid"))]
+    network = inception_network(inception, target)
+    a, b = (inception_features(network, x, target) for x in (images, data.images[roles["test"]]))
+    facts |= {"extractor": "inception", "resize": "clean-fid bicubic 299", "sha256": sha256(inception)[:16]}
+    facts.pop("flag", None)
+    if len(images) <= a.shape[1]:
+        facts["flag"] = f"fewer images than the {a.shape[1]} features"
+    return [*rows, scored("fid", frechet_distance(a, b), **facts), scored("kid", kernel_distance(a, b), **facts)]
+
+
+def quality(drawn: np.ndarray, real: np.ndarray) -> dict[str, float]:
+    """Compare features (N, D) of drawn images with those of real ones (M, D) by every measure."""
+    precision, recall = precision_recall(drawn, real)
+    density, coverage = density_coverage(drawn, real)
+    return {
+        "frechet_distance": frechet_distance(drawn, real),
+        "kernel_distance": kernel_distance(drawn, real),
+        "image_precision": precision,
+        "image_recall": recall,
+        "image_density": density,
+        "image_coverage": coverage,
+    }
 
 
 def read_variant(model: Path | str) -> str:
     """Return the variant's name from a model folder."""
     return read_json(Path(model) / "config.json")["run"]["variant"]
-
-
-def inception_network(path: Path | str, device: torch.device) -> Any:
-    """Load clean-fid's Inception network from a local file; nothing is downloaded.
-
-    Raises:
-        ValueError: the file is missing or has another name than clean-fid looks for.
-    """
-    from cleanfid.inception_torchscript import InceptionV3W
-
-    path = Path(path)
-    if not path.is_file() or path.name != INCEPTION_FILE:
-        raise ValueError(f"evaluation.inception: {path} must be an existing file called {INCEPTION_FILE}")
-    return InceptionV3W(str(path.parent), download=False).to(device).eval()
-
-
-@torch.no_grad()
-def inception_features(network: Any, images: np.ndarray, device: torch.device, *, batch_size: int = 32) -> np.ndarray:
-    """Return Inception features (N, 2048) of uint8 images (N, H, W, C), resized as clean-fid does."""
-    from cleanfid.resize import make_resizer
-
-    resize = make_resizer("PIL", False, "bicubic", (299, 299))
-    parts = []
-    for start in range(0, len(images), batch_size):
-        colour = np.broadcast_to(images[start : start + batch_size], (*images[start : start + batch_size].shape[:3], 3))
-        batch = torch.from_numpy(np.stack([resize(image) for image in colour])).permute(0, 3, 1, 2)
-        parts.append(network(batch.float().to(device)).cpu().numpy())
-    return np.concatenate(parts).astype(np.float64)

@@ -2,7 +2,10 @@ import numpy as np
 import pytest
 import torch
 
-from jointdiff.evaluate.generation import frechet_distance, inception_features, inception_network
+from jointdiff.evaluate import inception
+from jointdiff.evaluate.distances import frechet_distance
+from jointdiff.evaluate.inception import inception_features, inception_network
+from jointdiff.files import sha256
 
 
 def test_frechet_distance_of_gaussians_in_closed_form():
@@ -48,10 +51,13 @@ class _Network(torch.nn.Module):
         return self.layers(x)
 
 
-def test_clean_fid_reads_local_weights_and_resizes(tmp_path):
+def test_clean_fid_reads_local_weights_and_resizes(tmp_path, monkeypatch):
     """The real loading and resizing code on a network of our own that averages its input."""
     path = tmp_path / "inception-2015-12-05.pt"
     torch.jit.script(_Network()).save(str(path))
+    with pytest.raises(ValueError, match="a distance in other features is no FID"):
+        inception_network(path, torch.device("cpu"))
+    monkeypatch.setattr(inception, "SHA256", sha256(path))
     network = inception_network(path, torch.device("cpu"))
     grey = np.stack([np.full((28, 28, 1), value, np.uint8) for value in (0, 128, 255)])
     features = inception_features(network, grey, torch.device("cpu"))

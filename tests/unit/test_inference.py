@@ -78,6 +78,7 @@ def test_generated_images_are_scored(cells, tmp_path):
         extractor=cells / "supervised/model",
         store=cells / "store",
         split=cells / "split.parquet",
+        picture=tmp_path / "nearest.png",
     )
     by_metric = {row["metric"]: row for row in rows}
     assert by_metric["frechet_distance"]["value"] > 0
@@ -85,6 +86,12 @@ def test_generated_images_are_scored(cells, tmp_path):
     assert "flag=" in by_metric["frechet_distance"]["protocol"], "8 images are fewer than the features"
     assert np.isnan(by_metric["fid"]["value"])
     assert "reason=weights absent" in by_metric["fid"]["protocol"]
+    for metric in ("image_precision", "image_recall", "image_coverage", "near_copies", "feature_near_copies"):
+        assert 0 <= by_metric[metric]["value"] <= 1, metric
+    assert by_metric["kernel_distance_real"]["value"] < by_metric["kernel_distance"]["value"], (
+        "noise is far from images"
+    )
+    assert by_metric["nearest_ratio"]["value"] > 0 and (tmp_path / "nearest.png").stat().st_size > 1000
 
 
 @pytest.fixture(scope="module")
