@@ -123,6 +123,8 @@ class MethodVariant(Closed):
     base: str | None = None  # another variant, whose entry this one takes over but for what it says itself
     autoencoder: str | None = None  # key of `autoencoders`: diffusion happens in its latents
     start: str | None = None  # another variant, from whose trained network this one begins
+    synthetic: str | None = None  # another variant, whose drawn images this one learns from as from labelled ones
+    real_labels: bool = True  # false: only those images are labelled, which tells what they are worth by themselves
     # "grid": a cell for each of the data set's budgets, or for those listed; "all": one with every training label.
     labels: Budgets = "grid"
     tune: bool = True  # whether its settings are searched where `tuning` asks for trials
@@ -280,7 +282,9 @@ class Experiment(Closed):
             if variant.autoencoder is not None:
                 where = f"methods.{name}.autoencoder: {variant.autoencoder!r} is no key of autoencoders"
                 check_known(variant.autoencoder, self.autoencoders, where)
+            self._check_no_circle(name)
             self._check_start(name)
+            self._check_synthetic(name)
         extractor = self.methods.get(self.evaluation.extractor)
         if self.needs_extractor and (extractor is None or extractor.labels != "all"):
             raise ConfigError(
@@ -289,14 +293,18 @@ class Experiment(Closed):
             )
         return self
 
+    def _check_no_circle(self, name: str, waiting: tuple[str, ...] = ()) -> None:
+        """Check that no variant waits for itself, by ``start`` or ``synthetic``."""
+        for key in ("start", "synthetic"):
+            if (other := getattr(self.methods[name], key)) is not None:
+                check_known(other, self.methods, f"methods.{name}.{key}: {other!r} is no key of methods")
+                if other in (*waiting, name):
+                    raise ConfigError(f"methods.{name}.{key}: {' -> '.join([*waiting, name, other])} is a circle")
+                self._check_no_circle(other, (*waiting, name))
+
     def _check_start(self, name: str) -> None:
         """Check that what a variant begins with is there for each of its cells, and saw no image that validates it."""
-        variant, key, chain = self.methods[name], f"methods.{name}.start", [name]
-        while (start := self.methods[chain[-1]].start) is not None:
-            check_known(start, self.methods, f"methods.{chain[-1]}.start: {start!r} is no key of methods")
-            chain.append(start)
-            if start in chain[:-1]:
-                raise ConfigError(f"{key}: {' -> '.join(chain)} is a circle")
+        variant, key = self.methods[name], f"methods.{name}.start"
         if variant.start is None:
             return
         source = self.methods[variant.start]
@@ -313,6 +321,28 @@ class Experiment(Closed):
                     raise ConfigError(
                         f"{key}: {variant.start!r} with `labels: all` learns from images that validate the label "
                         f"budget {budget!r} of {dataset}; give it `labels: grid`"
+                    )
+
+    def _check_synthetic(self, name: str) -> None:
+        """Check that the images a variant learns from are drawn for each of its cells, with its own labels alone."""
+        variant, key = self.methods[name], f"methods.{name}.synthetic"
+        if variant.synthetic is None:
+            if not variant.real_labels:
+                raise ConfigError(
+                    f"methods.{name}.real_labels: without `synthetic` there is nothing else to learn from"
+                )
+            return
+        generator = self.methods[variant.synthetic]
+        if not generator.generate:
+            raise ConfigError(f"{key}: {variant.synthetic!r} draws no images; give it `generate: true`")
+        if variant.autoencoder is not None:
+            raise ConfigError(f"{key}: {name!r} works in latents, which drawn images do not have; remove `autoencoder`")
+        for dataset, data in self.datasets.items():
+            for budget in variant.budgets(data.labels):
+                if budget not in generator.budgets(data.labels):
+                    raise ConfigError(
+                        f"{key}: {variant.synthetic!r} is not trained with the label budget {budget!r} of {dataset}, "
+                        f"which {name!r} is; their `labels` must agree, or labels would be handed on"
                     )
 
     def start_of(self, labels: str, method: str) -> tuple[str, str] | None:
@@ -363,6 +393,8 @@ class Experiment(Closed):
             "method": variant.method or method,
             "autoencoder": variant.autoencoder,
             "start": variant.start,
+            "synthetic": variant.synthetic,
+            "real_labels": variant.real_labels,
             "labels": variant.labels,
             "tune": variant.tune,
             **{f"{section}.{key}": value for section, values in sections.items() for key, value in values.items()},
@@ -397,10 +429,17 @@ class Experiment(Closed):
             method=variant.method or method,
             autoencoder=self.first_stage(dataset, first, seed) if first is not None else None,
             start=self.run(dataset, *begun, seed).digest if begun is not None else None,
+            synthetic=self._drawn(dataset, labels, variant.synthetic, seed) if variant.synthetic is not None else None,
+            real_labels=variant.real_labels,
             seed=seed,
             settings=variant.settings,
             training=_trained(self.training, data.training, variant.training),
         )
+
+    def _drawn(self, dataset: str, labels: str, generator: str, seed: int) -> str:
+        """Identify the images that a generator draws."""
+        how = self.generation_of(generator).model_dump(mode="json", exclude={"batch_size"})
+        return digest([self.run(dataset, labels, generator, seed).digest, how])
 
     def searched(self, method: str) -> bool:
         """Say whether a variant's settings are searched."""
@@ -460,6 +499,8 @@ class RunSpec(Closed):
     method: str
     autoencoder: FirstStage | None = None  # in whose latents the method works
     start: str | None = None  # digest of the run from whose network this one begins
+    synthetic: str | None = None  # digest of the drawn images that count as labelled ones
+    real_labels: bool = True  # whether the labelled images themselves do
     seed: int
     settings: dict[str, Any]
     training: Training

@@ -144,6 +144,12 @@ def start_model(wildcards):
     return f"{CELL}/model".format(dataset=wildcards.dataset, labels=labels, method=method, seed=wildcards.seed)
 
 
+def drawn_images(wildcards):
+    """Return the images that a cell learns from as from labelled ones, if it does."""
+    generator = experiment.methods[wildcards.method].synthetic
+    return f"{CELL}/generated.npz".format(**{**wildcards, "method": generator}) if generator else []
+
+
 def first_stages(name):
     """List a file of every autoencoder in whose latents some variant works."""
     used = {variant.autoencoder for variant in experiment.methods.values() if variant.autoencoder}

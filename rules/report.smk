@@ -48,6 +48,8 @@ rule draw_tables:
                 "systems",
                 "votes",
                 "joint",
+                "images",
+                "usefulness",
                 "localisation",
                 "counterfactual",
                 "ablation",
@@ -61,6 +63,8 @@ rule draw_tables:
         page("<results>/tables/localisation.html", "Does it show the right place?"),
         page("<results>/tables/counterfactual.html", "Does it show the right place?"),
         page("<results>/tables/joint.html", "Are its images useful?"),
+        page("<results>/tables/images.html", "Are its images useful?"),
+        page("<results>/tables/usefulness.html", "Are its images useful?"),
         page("<results>/tables/ablation.html", "Which part is worth what?"),
         page("<results>/tables/cost.html", "What does it cost?"),
     log:

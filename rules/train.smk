@@ -76,6 +76,7 @@ rule try_settings:
         autoencoder=first_stage("model"),
         latents=first_stage("latents.npy"),
         start=start_model,
+        synthetic=drawn_images,
     output:
         trial=f"{TRIAL}.json",
         metrics=f"{TRIAL}.jsonl",
@@ -129,6 +130,7 @@ rule train_method:
         autoencoder=first_stage("model"),
         latents=first_stage("latents.npy"),
         start=start_model,
+        synthetic=drawn_images,
         tuning=choice,
         tracking=ancient("<results>/tracking/store.json"),
     output:

@@ -24,6 +24,7 @@ def main(rule):
         autoencoder=rule.input.autoencoder or None,
         latents=rule.input.latents or None,
         start=rule.input.start or None,
+        synthetic=rule.input.synthetic or None,
         out=Path(rule.output.run).parent,
         state=Path("state") / run.digest,  # no output, so that it survives a failed job
         code_version=rule.params.code_version,

@@ -20,6 +20,7 @@ def main(rule):
         autoencoder=rule.input.autoencoder or None,
         latents=rule.input.latents or None,
         start=rule.input.start or None,
+        synthetic=rule.input.synthetic or None,
         out=rule.output.trial,
         metrics=rule.output.metrics,
         state=Path("state") / f"{run.digest}-trial-{trial}",  # no output, so that it survives a failed job

@@ -258,7 +258,13 @@ def to_latex(table: Table) -> str:
     return "\n".join([*lines, r"\end{table}", ""])
 
 
-_TEX_UNITS = {"%": r"\si{\percent}", "s": r"\si{\second}", "ms": r"\si{\milli\second}", "MiB": r"\si{\mebi\byte}"}
+_TEX_UNITS = {
+    "%": r"\si{\percent}",
+    "s": r"\si{\second}",
+    "ms": r"\si{\milli\second}",
+    "MiB": r"\si{\mebi\byte}",
+    "10⁻³": r"\num{e-3}",
+}
 
 
 def _tex_head(column: Column) -> str:

@@ -24,7 +24,7 @@ SECTIONS = (
     ("Which system does what?", ("systems",), ()),
     ("How many votes are enough?", ("votes",), ("votes",)),
     ("Does it show the right place?", ("localisation", "counterfactual"), ("change",)),
-    ("Are its images useful?", ("joint",), ()),
+    ("Are its images useful?", ("joint", "usefulness", "images"), ()),
     ("Can its probabilities be trusted?", (), ("reliability", "risk")),
     ("Which part is worth what?", ("ablation",), ()),
     ("What does it cost?", ("cost",), ()),

@@ -26,7 +26,19 @@ from jointdiff.files import read_json
 # Metrics of which less is better; of every other one more is.
 LOWER_IS_BETTER = frozenset(
     {
-        *("ece", "brier", "nll", "aurc", "conformal_size", "frechet_distance", "fid", "change_outside", "side_effect"),
+        *(
+            "ece",
+            "brier",
+            "nll",
+            "aurc",
+            "conformal_size",
+            "frechet_distance",
+            "fid",
+            "kernel_distance",
+            "kid",
+            "change_outside",
+            "side_effect",
+        ),
         *("judge_side_effect", "enforce_side_effect", "judge_enforce_side_effect", "proximity", "edit_size"),
         *("sparsity", "spread", "train_seconds", "train_gflop", "parameters", "peak_memory_mib"),
         "vote_calls",

@@ -20,7 +20,8 @@ class Feed:
     ones included (as USB does), or over ``unlabelled_share`` of the unlabelled ones. On a GPU images stay as bytes
     where they fit in ``resident_bytes``, by default a third of its free memory; otherwise they are gathered from the
     memory-mapped store, which costs a CPU nothing more (benchmarks/loading.py). ``latents`` are codes of every image of
-    the store; they are then handed out in place of the images.
+    the store; they are then handed out in place of the images. ``synthetic`` images (uint8, M x H x W x C) with their
+    labels (M, K) are labelled ones as well, or in place of those of the split; their rows follow those of the store.
     """
 
     def __init__(
@@ -33,8 +34,11 @@ class Feed:
         unlabelled_share: float = 1.0,
         resident_bytes: int | None = None,
         latents: Path | str | None = None,
+        synthetic: tuple[np.ndarray, np.ndarray] | None = None,
+        real_labels: bool = True,
     ) -> None:
         self.pixels = store.images if latents is None else np.load(latents, mmap_mode="r", allow_pickle=False)
+        count = len(self.pixels)
         self.store, self.seed, self.device = store, seed, device
         self.labelled = roles["labelled"]
         others = roles["unlabelled"]
@@ -43,10 +47,19 @@ class Feed:
             others = np.sort(others[order[: round(unlabelled_share * len(others))]])
         self.unlabelled = np.concatenate([self.labelled, others])
         self._orders: dict[str, tuple[int, np.ndarray]] = {}  # of each stream's present pass, which its seed gives
-        self.labels = torch.from_numpy(store.labels.copy()).to(device)
+        labels, self.drawn = store.labels, None
+        if synthetic is not None:
+            self.drawn, given = synthetic
+            assert self.drawn.shape[1:] == self.pixels.shape[1:], (self.drawn.shape, self.pixels.shape)
+            labels = np.concatenate([labels, given.astype(np.float32)])
+            real = self.labelled if real_labels else self.labelled[:0]
+            self.labelled = np.concatenate([real, np.arange(count, count + len(self.drawn))])
+        self.labels = torch.from_numpy(labels.copy()).to(device)
         if resident_bytes is None:
             resident_bytes = torch.cuda.mem_get_info(device)[0] // 3 if device.type == "cuda" else 0
         self.resident = _on_device(self.pixels, device) if self.pixels.nbytes <= resident_bytes else None
+        if self.resident is not None and self.drawn is not None:
+            self.resident = torch.cat([self.resident, _on_device(self.drawn, device)])
 
     def batch(self, step: int, *, steps: int, labelled: int, unlabelled: int) -> Batch:
         """Return the batch of one step with as many images as asked for."""
@@ -67,10 +80,19 @@ class Feed:
         """Return images (N, C, H, W) in [-1, 1], or latents, on the device."""
         if self.resident is not None:
             return _to_floats(self.resident[torch.from_numpy(rows).to(self.device)])
-        gathered = torch.from_numpy(self.pixels[rows]).permute(0, 3, 1, 2)
+        gathered = torch.from_numpy(self._gather(rows)).permute(0, 3, 1, 2)
         if self.device.type == "cuda":
             gathered = gathered.pin_memory().to(self.device, non_blocking=True)
         return _to_floats(gathered).contiguous()
+
+    def _gather(self, rows: np.ndarray) -> np.ndarray:
+        if self.drawn is None:
+            return self.pixels[rows]
+        stored = rows < len(self.pixels)
+        gathered = np.empty((len(rows), *self.pixels.shape[1:]), dtype=self.pixels.dtype)
+        gathered[stored] = self.pixels[rows[stored]]
+        gathered[~stored] = self.drawn[rows[~stored] - len(self.pixels)]
+        return gathered
 
     def _places(self, stream: str, size: int, step: int, count: int) -> np.ndarray:
         """Return what stands at [step * count, (step + 1) * count) of endless shuffled passes over ``range(size)``."""

@@ -55,6 +55,7 @@ def train(
     autoencoder: Path | str | None = None,  # folder of the first stage, for a method that works in its latents
     latents: Path | str | None = None,  # and what it makes of every image of the store
     start: Path | str | None = None,  # model folder of another cell, from whose trained network this one begins
+    synthetic: Path | str | None = None,  # images drawn by another cell, to be learnt from as from labelled ones
     code_version: str = "",  # state of another code version is not resumed
     track: Callable[[Path], None] | None = None,  # told of the growing metrics.jsonl after each validation
     tuning: dict[str, int] | None = None,  # of the search behind the settings: trials, and which of them was chosen
@@ -79,6 +80,7 @@ def train(
         autoencoder=autoencoder,
         latents=latents,
         start=start,
+        synthetic=synthetic,
         code_version=code_version,
         track=track,
     )
@@ -113,6 +115,7 @@ def fit_cell(
     autoencoder: Path | str | None = None,
     latents: Path | str | None = None,
     start: Path | str | None = None,
+    synthetic: Path | str | None = None,
     code_version: str = "",
     track: Callable[[Path], None] | None = None,
 ) -> tuple[Method, bytes, dict[str, Any]]:
@@ -132,6 +135,11 @@ def fit_cell(
     if start is not None:
         _begin_with(method, Path(start), run)
         key += f" {_weights_digest(Path(start))}"
+    drawn = None
+    if synthetic is not None:
+        key += f" {sha256(synthetic)}"
+        with np.load(synthetic, allow_pickle=False) as archive:
+            drawn = archive["images"], archive["labels"]
     return fit(
         method,
         data,
@@ -142,6 +150,8 @@ def fit_cell(
         label=f"{doing} {run.variant} on {run.dataset}, labels {run.labels}, seed {run.seed}",
         state=state,
         key=key,
+        synthetic=drawn,
+        real_labels=run.real_labels,
         track=track,
     )
 
@@ -157,6 +167,8 @@ def fit(
     state: Path,  # folder of the resumable state
     key: str,  # a state with another key, of other images or of other roles is not resumed
     latents: Path | str | None = None,  # codes of every image of the store, taken instead of the images
+    synthetic: tuple[np.ndarray, np.ndarray] | None = None,  # images and labels that count as labelled ones
+    real_labels: bool = True,  # whether those of the split do
     track: Callable[[Path], None] | None = None,
 ) -> tuple[T, bytes, dict[str, Any]]:
     """Run the loop; return the averaged weights that validated best, the lines of metrics.jsonl, and what it cost.
@@ -170,7 +182,16 @@ def fit(
     accelerator = Accelerator(mixed_precision={"fp32": "no"}.get(precision, precision), cpu=device.type == "cpu")
     device = accelerator.device
     key = f"{key} {_digest(data, roles, latents)}"
-    feed = Feed(data, roles, seed=seed, device=device, unlabelled_share=plan.unlabelled_share, latents=latents)
+    feed = Feed(
+        data,
+        roles,
+        seed=seed,
+        device=device,
+        unlabelled_share=plan.unlabelled_share,
+        latents=latents,
+        synthetic=synthetic,
+        real_labels=real_labels,
+    )
     views = Views(data.info.augmentations if latents is None else NO_AUGMENTATIONS)
 
     trained = trained.to(device)

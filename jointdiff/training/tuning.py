@@ -43,6 +43,7 @@ def try_settings(
     autoencoder: Path | str | None = None,
     latents: Path | str | None = None,
     start: Path | str | None = None,  # model folder of another cell, from whose trained network this one begins
+    synthetic: Path | str | None = None,  # images drawn by another cell, to be learnt from as from labelled ones
     code_version: str = "",
 ) -> None:
     """Train one cell with the settings of a trial and keep its best validation. A training that diverges has none.
@@ -68,6 +69,7 @@ def try_settings(
             autoencoder=autoencoder,
             latents=latents,
             start=start,
+            synthetic=synthetic,
             code_version=code_version,
         )
     except TrainingDivergedError as error:

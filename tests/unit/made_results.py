@@ -21,6 +21,8 @@ SKILL = {
     "fixmatch": 1.55,
     "mean_teacher": 1.2,
     "supervised": 1.0,
+    "supervised_both": 1.5,
+    "supervised_synthetic": 0.7,
     "fully_supervised": 2.6,
     "random": 0.0,
 }
@@ -36,6 +38,11 @@ CHANGES = {
             "settings.learning_rate": ["default", 0.001],
             "settings.ema": [0.9, 0],
         },
+    },
+    "supervised_both": {"base": "supervised", "changes": {"synthetic": [None, "joint"]}},
+    "supervised_synthetic": {
+        "base": "supervised",
+        "changes": {"synthetic": [None, "joint"], "real_labels": [True, False]},
     },
 }
 TRIALS = (1, 3, 5, 11, 25, 51)
@@ -161,6 +168,11 @@ def generation_rows(run, distance):
     return [
         score_row(identity, metric="frechet_distance", value=distance, protocol=format_protocol(**facts, flag=flag)),
         score_row(identity, metric="frechet_distance_real", value=2.1, protocol=format_protocol(**facts)),
+        score_row(identity, metric="kernel_distance", value=0.021, protocol=format_protocol(**facts)),
+        score_row(identity, metric="image_recall", value=0.45, protocol=format_protocol(**facts)),
+        score_row(identity, metric="image_recall_real", value=0.91, protocol=format_protocol(**facts)),
+        score_row(identity, metric="near_copies", value=0.02, protocol=format_protocol(space="pixels")),
+        score_row(identity, metric="nearest_ratio", value=0.87, protocol=format_protocol(space="pixels")),
         score_row(identity, metric="guidance_auroc", value=0.93, protocol=format_protocol(**facts)),
         score_row(identity, metric="fid", value=math.nan, protocol=format_protocol(reason="weights absent: set x_y")),
     ]

@@ -110,10 +110,21 @@ def test_the_schema_accepts_what_the_types_accept(path: Path) -> None:
          ["methods.supervised.start", "supervised -> supervised is a circle"]),
         ({"methods": {"supervised": {"start": "simclr"}, "simclr": {"start": "fixmatch"},
                       "fixmatch": {"start": "simclr"}}},
-         ["methods.supervised.start", "supervised -> simclr -> fixmatch -> simclr is a circle"]),
+         ["methods.fixmatch.start", "supervised -> simclr -> fixmatch -> simclr is a circle"]),
         ({"datasets": {"phantom": {"size": 32, "labels": [50, 100]}},
           "methods": {"supervised": {"start": "simclr"}, "simclr": {"labels": [100]}}},
          ["methods.supervised.start", "'simclr' is not trained with the label budget '50' of phantom", "`labels`"]),
+        ({"methods": {"supervised": {"synthetic": "jont"}, "joint": {}}},
+         ["methods.supervised.synthetic", "'jont' is no key of methods", "did you mean 'joint'"]),
+        ({"methods": {"supervised": {"synthetic": "joint"}, "joint": {}}},
+         ["methods.supervised.synthetic", "'joint' draws no images", "`generate: true`"]),
+        ({"methods": {"supervised": {"real_labels": False}}},
+         ["methods.supervised.real_labels", "without `synthetic`"]),
+        ({"methods": {"joint": {"generate": True, "synthetic": "joint"}}},
+         ["methods.joint.synthetic", "joint -> joint is a circle"]),
+        ({"methods": {"joint": {"generate": True, "labels": "all"}, "supervised": {"synthetic": "joint"},
+                      "fully_supervised": {"method": "supervised", "labels": "all"}}},
+         ["methods.supervised.synthetic", "'joint' is not trained with the label budget", "handed on"]),
         ({"methods": {"supervised": {"start": "simclr", "labels": "all"}, "simclr": {}}},
          ["methods.supervised.start", "'simclr' is not trained with the label budget 'all' of phantom"]),
         ({"datasets": {"phantom": {"size": 32, "labels": ["25 per class"]}},
@@ -248,7 +259,7 @@ def test_a_digest_covers_what_changes_the_weights_and_nothing_else() -> None:
     assert spec().digest == spec(experiment="other").digest
     assert spec().digest == spec(training=Training(device="cpu", log_every=1, checkpoint_seconds=1)).digest
     changed = [{"size": 16}, {"labels": "51"}, {"seed": 1}, {"settings": {"a": 1}}, {"options": {"patients": 1}}]
-    changed += [{"start": "a"}, {"start": "b"}]
+    changed += [{"start": "a"}, {"start": "b"}, {"synthetic": "a"}, {"real_labels": False}]
     digests = {spec(**change).digest for change in [{}, *changed, {"training": Training(steps=1)}, {"test": 0.5}]}
     assert len(digests) == len(changed) + 3
 
@@ -335,3 +346,18 @@ def test_a_budget_reads_the_same_however_it_is_written(count: int) -> None:
 def test_more_reverse_steps_than_noise_levels_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"explanation\.steps: 6 reverse steps do not fit below noise_level 5"):
         parse_experiment(config(explanation={"steps": 6, "noise_level": 5}))
+
+
+def test_drawn_images_are_part_of_what_a_training_depends_on() -> None:
+    drawing: dict[str, Any] = {"method": "joint", "generate": True}
+
+    def run(generator: dict[str, Any], **changes: Any) -> RunSpec:
+        judge = {"method": "supervised", "labels": "all"}
+        methods = {"drawing": generator, "supervised": {"synthetic": "drawing", **changes}, "fully_supervised": judge}
+        return parse_experiment(config(methods=methods)).run("phantom", "50", "supervised", 0)
+
+    same, other = run(drawing), run({**drawing, "generation": {"guidance": 4.0}})
+    assert same.synthetic and same.digest == run(drawing).digest
+    assert same.digest == run({**drawing, "generation": {"batch_size": 7}}).digest, "which changes no image"
+    alone = run(drawing, real_labels=False)
+    assert len({same.digest, other.digest, alone.digest}) == 3

@@ -91,3 +91,24 @@ def test_resident_images_are_those_of_the_store(data):
     rows = np.array([40, 3, 3])
     expected = torch.from_numpy(data[0].images[rows]).permute(0, 3, 1, 2) / 127.5 - 1
     torch.testing.assert_close(held.images(rows), expected)
+
+
+@pytest.mark.parametrize("resident", [2**31, 0])
+@pytest.mark.parametrize("real", [True, False])
+def test_drawn_images_count_as_labelled_ones(data, real, resident):
+    store, roles = data
+    rng = np.random.default_rng(0)
+    drawn = rng.integers(0, 255, (7, *store.images.shape[1:]), dtype=np.uint8)
+    labels = rng.integers(0, 2, (7, store.labels.shape[1])).astype(np.float32)
+    feed = feed_of(data, synthetic=(drawn, labels), real_labels=real, resident_bytes=resident)
+    size = 7 + (len(roles["labelled"]) if real else 0)
+    batch = feed.batch(0, steps=1, labelled=size, unlabelled=28)
+    given = np.concatenate([store.images[roles["labelled"]], drawn])[-size:]
+    known = np.concatenate([store.labels[roles["labelled"]], labels])[-size:]
+    seen = {image.tobytes(): label for image, label in zip(given, known, strict=True)}
+    shown = ((batch.labelled + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous().numpy()
+    assert {image.tobytes() for image in shown} == seen.keys(), "each once in a pass"
+    for image, label in zip(shown, batch.labels.numpy(), strict=True):
+        np.testing.assert_array_equal(label, seen[image.tobytes()])
+    plain = feed_of(data, resident_bytes=resident).batch(0, steps=1, labelled=size, unlabelled=28)
+    assert torch.equal(batch.unlabelled, plain.unlabelled), "the unlabelled stream is that of real images"

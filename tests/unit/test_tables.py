@@ -66,6 +66,39 @@ def test_the_classification_table_marks_the_best_and_sets_controls_apart(results
     assert "Reported elsewhere" not in text  # nothing published is comparable
 
 
+def test_usefulness_holds_synthetic_images_against_real_ones(results):
+    lines = {(line["section"], line["line"]): line for line in lines_of(results[0] / "tables" / "usefulness.csv")}
+    base, both, alone = (
+        lines["200 labels", name]
+        for name in (
+            "Supervised: real labelled images",
+            "Both: real and images drawn by joint diffusion",
+            "Images drawn by joint diffusion",
+        )
+    )
+    for metric in ("Macro AUROC", "Accuracy"):
+        for line in (both, alone):
+            gap = float(line[f"{metric} value"]) - float(base[f"{metric} value"])
+            assert float(line[f"{metric} difference"]) == pytest.approx(gap)
+            low, high = (float(line[f"{metric} difference {end}"]) for end in ("low", "high"))
+            assert low < gap < high
+        assert float(both[f"{metric} difference"]) > 0 > float(alone[f"{metric} difference"])
+    assert "drawn" not in (results[0] / "tables" / "ablation.csv").read_text(), "what is said here is not said twice"
+
+
+def test_images_are_judged_by_every_measure_beside_real_ones(results):
+    lines = [line for line in lines_of(results[0] / "tables" / "images.csv") if line["section"] == "200 labels"]
+    quality, real, private = (lines[i] for i in (0, 2, 3))
+    assert (quality["line"], real["line"], private["line"]) == (
+        "Joint diffusion", "Real training images", "Joint diffusion",
+    )  # fmt: skip
+    assert float(quality["Variety Recall"]) == 0.45 and float(real["Variety Recall"]) == 0.91
+    assert "weights absent" in quality["notes"]
+    assert float(private["Pixels Near copies (%)"]) == pytest.approx(2.0)
+    text = (results[0] / "tables" / "images.tex").read_text()
+    assert r"(\num{e-3})" in text, "the unit of KID"
+
+
 def test_what_a_data_set_cannot_vouch_for_stands_below_its_numbers(results):
     assert "Of these data: drawn, not photographed." in (results[0] / "tables/classification.md").read_text()
 

@@ -9,6 +9,7 @@ import textwrap
 import time
 from contextlib import contextmanager
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -101,6 +102,21 @@ def test_kill_minus_nine_loses_nothing(data, tmp_path):
     assert checkpoint.exists()
     train(run, **data, out=tmp_path / "killed", state=tmp_path / "state")
     assert_same_weights(tmp_path / "whole/model", tmp_path / "killed/model")
+
+
+def test_drawn_images_teach_what_the_same_labelled_ones_would(data, tmp_path, monkeypatch):
+    """Handed over as drawn, the labelled images of the split leave the same weights, also of a resumed training."""
+    store = open_store(data["store"])
+    rows = store.split_rows(data["split"])["labelled"]
+    for name, images in (("same", store.images[rows]), ("other", 255 - store.images[rows])):
+        np.savez(tmp_path / f"{name}.npz", images=images, labels=store.labels[rows])
+    run = spec("supervised", checkpoint_seconds=0.0)
+    alone = run.model_copy(update={"synthetic": "drawn", "real_labels": False})
+    train(run, **data, out=tmp_path / "real", state=tmp_path / "state-real")
+    with dies_after_checkpoint(monkeypatch):
+        train(alone, **data, synthetic=tmp_path / "other.npz", out=tmp_path / "drawn", state=tmp_path / "state")
+    train(alone, **data, synthetic=tmp_path / "same.npz", out=tmp_path / "drawn", state=tmp_path / "state")
+    assert_same_weights(tmp_path / "real/model", tmp_path / "drawn/model")
 
 
 def test_state_of_other_code_or_settings_is_not_resumed(data, tmp_path, monkeypatch):

@@ -51,17 +51,36 @@ def test_it_leaves_behind_all_that_the_readme_promises(tree: Path) -> None:
     found = rows(results / "scores.csv")
     cells = {(row["labels"], row["method"]) for row in found}
     few = ["joint", "mediffusion", "diffusion_classifier", "supervised", "fixmatch", "mean_teacher", "random"]
+    few.append("supervised_synthetic")
     assert cells == {("40", method) for method in few} | {("all", "fully_supervised")}
     assert {"auroc", "frechet_distance", "fid", "change_ratio", "pointing", "train_seconds"} <= {
         row["metric"] for row in found
     }
-    for table in ("classification", "systems", "votes", "ablation", "joint", "localisation", "counterfactual", "cost"):
+    for table in (
+        "classification",
+        "systems",
+        "votes",
+        "ablation",
+        "joint",
+        "localisation",
+        "counterfactual",
+        "cost",
+        "images",
+        "usefulness",
+    ):
         assert (results / "tables" / f"{table}.tex").stat().st_size
         assert (results / "tables" / f"{table}.csv").stat().st_size
     for figure in ("auroc", "votes", "risk", "change", "loss", "reliability"):
         assert (results / "figures" / f"{figure}.png").stat().st_size
     cell = results / "phantom" / "labels-40" / "joint" / "seed-0"
-    for name in ("generated.png", "explanations.png", "metrics.jsonl", "model/config.json", "model/README.md"):
+    for name in (
+        "generated.png",
+        "nearest.png",
+        "explanations.png",
+        "metrics.jsonl",
+        "model/config.json",
+        "model/README.md",
+    ):
         assert (cell / name).stat().st_size
     assert (cell.parents[1] / "diffusion_classifier" / "seed-0" / "votes.parquet").stat().st_size
     for name in ("model/diffusion_pytorch_model.safetensors", "latents.npy", "reconstructions.png"):
@@ -97,8 +116,8 @@ def test_mlflow_shows_every_run(tree: Path) -> None:
     client = mlflow.MlflowClient(f"sqlite:///{tree / 'results' / 'mlflow.db'}")
     experiment = client.get_experiment_by_name("smoke")
     runs = client.search_runs([experiment.experiment_id])
-    assert len(runs) == 10, "the parent, eight cells and an autoencoder"
-    assert len(client.search_logged_models([experiment.experiment_id])) == 8
+    assert len(runs) == 11, "the parent, nine cells and an autoencoder"
+    assert len(client.search_logged_models([experiment.experiment_id])) == 9
     (joint,) = [run for run in runs if run.data.tags.get("method") == "joint"]
     assert {"train/loss", "validation/auroc", "test/auroc", "system/max_rss"} <= set(joint.data.metrics)
     assert {file.path for file in client.list_artifacts(joint.info.run_id)} >= {"generated.png", "explanations.png"}
@@ -160,8 +179,10 @@ def test_an_edited_generator_runs_again_with_its_images(tree: Path, edited: Any)
     said = snakemake(tree, "-n", "--configfile", SMOKE)
     steps = "train_first classify_images generate_images explain_findings score_classification score_generation "
     per_cell = dict.fromkeys((steps + "score_localisation score_cost").split(), 2)
+    # One module, two variants, and what learns from the images of one of them.
+    per_cell |= {"train_method": 1, "classify_images": 3, "score_classification": 3, "score_cost": 3}
     assert jobs(said) == per_cell | after(tree)
-    assert set(re.findall(r"method=(\w+)", said)) == {"joint", "mediffusion"}, "one module, two variants"
+    assert set(re.findall(r"method=(\w+)", said)) == {"joint", "mediffusion", "supervised_synthetic"}
 
 
 def test_a_new_metric_trains_nothing(tree: Path, edited: Any) -> None:

@@ -15,9 +15,11 @@ from jointdiff.report.tables.ablation import ablation_tables
 from jointdiff.report.tables.classification import classification_tables
 from jointdiff.report.tables.cost import cost_tables
 from jointdiff.report.tables.counterfactual import counterfactual_tables
+from jointdiff.report.tables.images import images_tables
 from jointdiff.report.tables.joint import joint_tables
 from jointdiff.report.tables.localisation import localisation_tables
 from jointdiff.report.tables.systems import systems_tables
+from jointdiff.report.tables.usefulness import usefulness_tables
 from jointdiff.report.tables.votes import votes_tables
 
 
@@ -33,6 +35,8 @@ TABLES = {
     "systems": Kind(systems_tables),
     "votes": Kind(votes_tables, "No method of this experiment votes."),
     "joint": Kind(joint_tables, "No method of this experiment draws images."),
+    "images": Kind(images_tables, "No method of this experiment draws images."),
+    "usefulness": Kind(usefulness_tables, "No variant of this experiment learns from synthetic images."),
     "localisation": Kind(localisation_tables, "No method of this experiment explains findings."),
     "counterfactual": Kind(counterfactual_tables, "No method of this experiment makes counterfactuals."),
     "ablation": Kind(ablation_tables, "No variant of this experiment changes another one."),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -27,23 +27,17 @@ class Block:
 
 
 def ablation_tables(evidence: Evidence) -> Iterator[Table]:
-    """Yield, for each data set, every variant beside its base: classification, and images where any are drawn."""
-    rows, changes, alpha = evidence.rows, evidence.changes, evidence.alpha
+    """Yield, for each data set, every variant beside its base: classification, and images where any are drawn.
+
+    What learns from synthetic images stands in the table of usefulness.
+    """
+    rows, alpha = evidence.rows, evidence.alpha
+    changes = {name: change for name, change in evidence.changes.items() if "synthetic" not in change["changes"]}
     for dataset in rows.distinct("dataset"):
-        blocks = _blocks(rows, dataset, changes)
+        blocks = blocks_of(rows, dataset, changes)
         if not blocks:
             continue
-        families: dict[str, dict[str, str]] = {}
-        for block in blocks:
-            families.setdefault(block.labels, {}).update(dict.fromkeys(block.variants, block.base))
-        compared = {
-            (labels, metric): compare_with_base(
-                evidence.cells.get((dataset, labels), {}), metric, bases=bases, draws=evidence.draws, alpha=alpha
-            )
-            for labels, bases in families.items()
-            for metric in CLASSIFICATION
-        }
-        drawn = enough_draws(evidence.draws, methods=max(map(len, families.values())), alpha=alpha)
+        compared, drawn = compare_blocks(evidence, dataset, blocks)
         spread = ", in brackets the standard deviation in units of the last digit"
         caption = (
             f"What the parts are worth on {dataset_name(dataset)}: the base first, below it what each variant changes "
@@ -61,7 +55,9 @@ def ablation_tables(evidence: Evidence) -> Iterator[Table]:
             "both have, not tested."
         )
         for metrics, explained, what in ((CLASSIFICATION, tested, ""), (GENERATION, untested, "-images")):
-            table = _table(rows, dataset, blocks, changes, metrics, compared)
+            table = lay_out(
+                rows, dataset, blocks, metrics, compared, named=lambda v: change_of(v, changes[v]["changes"])
+            )
             for page, sections in enumerate(paged(table.sections) if table.columns else []):
                 yield replace(
                     table,
@@ -71,7 +67,8 @@ def ablation_tables(evidence: Evidence) -> Iterator[Table]:
                 )
 
 
-def _blocks(rows: Scores, dataset: str, changes: Changes) -> list[Block]:
+def blocks_of(rows: Scores, dataset: str, changes: Changes) -> list[Block]:
+    """List every base of a data set with those of its variants that have scores, budget by budget."""
     blocks = []
     for labels in rows.distinct("labels", dataset=dataset):
         present = rows.distinct("method", dataset=dataset, labels=labels, metric="auroc")
@@ -82,13 +79,32 @@ def _blocks(rows: Scores, dataset: str, changes: Changes) -> list[Block]:
     return blocks
 
 
-def _table(
+def compare_blocks(
+    evidence: Evidence, dataset: str, blocks: Sequence[Block]
+) -> tuple[dict[tuple[str, str], dict[str, Comparison]], int]:
+    """Compare variants with their bases, {(budget, metric): {variant: how it stands}}, and say with how many draws."""
+    families: dict[str, dict[str, str]] = {}
+    for block in blocks:
+        families.setdefault(block.labels, {}).update(dict.fromkeys(block.variants, block.base))
+    compared = {
+        (labels, metric): compare_with_base(
+            evidence.cells.get((dataset, labels), {}), metric, bases=bases, draws=evidence.draws, alpha=evidence.alpha
+        )
+        for labels, bases in families.items()
+        for metric in CLASSIFICATION
+    }
+    return compared, enough_draws(evidence.draws, methods=max(map(len, families.values())), alpha=evidence.alpha)
+
+
+def lay_out(
     rows: Scores,
     dataset: str,
     blocks: Sequence[Block],
-    changes: Changes,
     metrics: Mapping[str, str],
     compared: Mapping[tuple[str, str], Mapping[str, Comparison]],
+    *,
+    named: Callable[[str], tuple[str, str]],  # a variant's name and its footnote
+    base_named: Callable[[str], str] = method_name,
 ) -> Table:
     """Lay out the metrics for which any variant or base has a number."""
     columns: list[Column] = []
@@ -110,9 +126,9 @@ def _table(
             lines[at] += pair
     sections = []
     for block in blocks:
-        base = Line(method_name(block.base), tuple(lines[block, block.base]))
-        named = [_variant(v, changes[v]["changes"], lines[block, v]) for v in block.variants]
-        if measured := [line for line in named if not all(cell.empty for cell in line.cells)]:
+        base = Line(base_named(block.base), tuple(lines[block, block.base]))
+        variants = [Line(named(v)[0], tuple(lines[block, v]), note=named(v)[1]) for v in block.variants]
+        if measured := [line for line in variants if not all(cell.empty for cell in line.cells)]:
             sections.append(Section(budget_name(block.labels), (base, *measured)))
     return Table("", "", "Variant", tuple(columns), tuple(sections), compact=True)
 
@@ -130,7 +146,7 @@ def _pair(
     return value, Cell(gap, different=tested.different)
 
 
-def _variant(name: str, changed: Mapping[str, Sequence[Any]], cells: Sequence[Cell]) -> Line:
+def change_of(name: str, changed: Mapping[str, Sequence[Any]]) -> tuple[str, str]:
+    """Name a variant by what it changes; what is too long for a line is its footnote."""
     said = "; ".join(change_name(key, old, new) for key, (old, new) in changed.items())
-    short = 0 < len(said) <= MAX_NAME
-    return Line(said if short else method_name(name), tuple(cells), note="" if short else said)
+    return (said, "") if 0 < len(said) <= MAX_NAME else (method_name(name), said)
