@@ -47,8 +47,8 @@ def images_tables(evidence: Evidence) -> Iterator[Table]:
                     f"Quality of synthetic images on {dataset_name(dataset)}, {mean}. Distances, precision (share of "
                     "synthetic images among the real ones), density (how deep among them), recall (share of real "
                     "images among the synthetic ones) and coverage are in the features of the "
-                    f"{extractor} classifier, against the real test images; FID and KID in Inception's. The line of real "
-                    "images is what as many real training images reach.",
+                    f"{extractor} classifier, against the real test images; FID and KID in Inception's. The line of "
+                    "real images is what as many real training images reach.",
                 ),
                 (
                     PRIVACY,
