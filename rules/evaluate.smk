@@ -13,6 +13,8 @@ rule score_classification:
         scores=f"{CELL}/scores/classification.parquet",
     log:
         f"<logs>/score_classification/{TAG}.log",
+    benchmark:
+        f"<benchmarks>/score_classification/{TAG}.jsonl"
     params:
         bootstrap=lookup("evaluation/bootstrap", within=config),
         confidence=lookup("evaluation/confidence", within=config),
@@ -30,6 +32,8 @@ rule score_votes:
         scores=f"{CELL}/scores/votes.parquet",
     log:
         f"<logs>/score_votes/{TAG}.log",
+    benchmark:
+        f"<benchmarks>/score_votes/{TAG}.jsonl"
     params:
         voting=lookup("voting", within=config),
         bootstrap=lookup("evaluation/bootstrap", within=config),
@@ -86,6 +90,8 @@ rule score_localisation:
         scores=f"{CELL}/scores/localisation.parquet",
     log:
         f"<logs>/score_localisation/{TAG}.log",
+    benchmark:
+        f"<benchmarks>/score_localisation/{TAG}.jsonl"
     params:
         bootstrap=lookup("evaluation/bootstrap", within=config),
         confidence=lookup("evaluation/confidence", within=config),
