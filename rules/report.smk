@@ -52,6 +52,7 @@ rule draw_tables:
                 "usefulness",
                 "localisation",
                 "counterfactual",
+                "trust",
                 "ablation",
                 "cost",
             ],
@@ -65,6 +66,7 @@ rule draw_tables:
         page("<results>/tables/joint.html", "Are its images useful?"),
         page("<results>/tables/images.html", "Are its images useful?"),
         page("<results>/tables/usefulness.html", "Are its images useful?"),
+        page("<results>/tables/trust.html", "Can its probabilities be trusted?"),
         page("<results>/tables/ablation.html", "Which part is worth what?"),
         page("<results>/tables/cost.html", "What does it cost?"),
     log:

@@ -25,7 +25,7 @@ SECTIONS = (
     ("How many votes are enough?", ("votes",), ("votes",)),
     ("Does it show the right place?", ("localisation", "counterfactual"), ("change",)),
     ("Are its images useful?", ("joint", "usefulness", "images"), ()),
-    ("Can its probabilities be trusted?", (), ("reliability", "risk")),
+    ("Can its probabilities be trusted?", ("trust",), ("reliability", "risk")),
     ("Which part is worth what?", ("ablation",), ()),
     ("What does it cost?", ("cost",), ()),
 )

@@ -19,6 +19,7 @@ from jointdiff.report.tables.images import images_tables
 from jointdiff.report.tables.joint import joint_tables
 from jointdiff.report.tables.localisation import localisation_tables
 from jointdiff.report.tables.systems import systems_tables
+from jointdiff.report.tables.trust import trust_tables
 from jointdiff.report.tables.usefulness import usefulness_tables
 from jointdiff.report.tables.votes import votes_tables
 
@@ -39,6 +40,7 @@ TABLES = {
     "usefulness": Kind(usefulness_tables, "No variant of this experiment learns from synthetic images."),
     "localisation": Kind(localisation_tables, "No method of this experiment explains findings."),
     "counterfactual": Kind(counterfactual_tables, "No method of this experiment makes counterfactuals."),
+    "trust": Kind(trust_tables),
     "ablation": Kind(ablation_tables, "No variant of this experiment changes another one."),
     "cost": Kind(cost_tables),
 }
