@@ -45,6 +45,7 @@ rule draw_tables:
             "<results>/tables/{table}.{kind}",
             table=[
                 "classification",
+                "ranks",
                 "systems",
                 "votes",
                 "joint",
@@ -59,6 +60,7 @@ rule draw_tables:
             kind=["tex", "csv", "md"],
         ),
         page("<results>/tables/classification.html", "Which classifier with few labels?"),
+        page("<results>/tables/ranks.html", "Which classifier with few labels?"),
         page("<results>/tables/systems.html", "Which system does what?"),
         page("<results>/tables/votes.html", "How many votes are enough?"),
         page("<results>/tables/localisation.html", "Does it show the right place?"),
@@ -87,8 +89,9 @@ rule draw_figures:
         predictions=of_cells("predictions.parquet"),
         metrics=of_cells("metrics.jsonl"),
     output:
-        expand("<results>/figures/{figure}.pdf", figure=["auroc", "loss", "votes", "change", "reliability", "risk"]),
+        expand("<results>/figures/{figure}.pdf", figure=["auroc", "ranks", "loss", "votes", "change", "reliability", "risk"]),
         page("<results>/figures/auroc.png", "Which classifier with few labels?"),
+        page("<results>/figures/ranks.png", "Which classifier with few labels?"),
         page("<results>/figures/loss.png", "Which classifier with few labels?"),
         page("<results>/figures/votes.png", "How many votes are enough?"),
         page("<results>/figures/change.png", "Does it show the right place?"),
@@ -98,6 +101,7 @@ rule draw_figures:
         "<logs>/draw_figures.log",
     params:
         methods=list(experiment.methods),
+        alpha=1 - experiment.evaluation.confidence,
         code_version=code_version("jointdiff.report.figures"),
     script:
         "../workflow_scripts/draw_figures.py"

@@ -20,7 +20,7 @@ from jointdiff.report.wording import budget_name, dataset_name, method_name, tex
 SECONDS = 120  # that one run of pdflatex may take
 
 SECTIONS = (
-    ("Which classifier with few labels?", ("classification",), ("auroc", "loss")),
+    ("Which classifier with few labels?", ("classification", "ranks"), ("auroc", "ranks", "loss")),
     ("Which system does what?", ("systems",), ()),
     ("How many votes are enough?", ("votes",), ("votes",)),
     ("Does it show the right place?", ("localisation", "counterfactual"), ("change",)),
@@ -30,9 +30,13 @@ SECTIONS = (
     ("What does it cost?", ("cost",), ()),
 )
 # The metric without which a figure only says that there is nothing to draw; a table is asked itself.
-NEEDS = {"auroc": "auroc", "votes": "vote_calls", "change": "change_inside"}
+NEEDS = {"auroc": "auroc", "ranks": "auroc", "votes": "vote_calls", "change": "change_inside"}
 CAPTIONS = {
     "auroc": "Macro AUROC against the label budget; bars are bootstrap intervals over groups, averaged over seeds.",
+    "ranks": "Mean ranks by macro AUROC over the budgets of all data sets, 1 the best; bars join methods that the "
+    "Nemenyi test cannot tell apart (Demsar 2006). In each budget methods are ranked by their mean over seeds, which "
+    "are no independent blocks; budgets of one data set share their images and are hardly independent either. With few blocks "
+    "the critical difference is wide.",
     "loss": "Training loss (each method its own, so only shapes compare) and macro AUROC on validation images at the "
     "largest budget; thin lines are further seeds, dashed lines use all labels.",
     "change": "Mean absolute change inside and outside the marked region when a finding is removed, plain and with the "

@@ -41,7 +41,7 @@ LOWER_IS_BETTER = frozenset(
         ),
         *("judge_side_effect", "enforce_side_effect", "judge_enforce_side_effect", "proximity", "edit_size"),
         *("sparsity", "spread", "train_seconds", "train_gflop", "parameters", "peak_memory_mib"),
-        "vote_calls",
+        *("vote_calls", "rank"),
         *(
             f"{quantity}_per_{what}"
             for quantity in ("ms", "calls")
