@@ -62,6 +62,11 @@ def _parser() -> argparse.ArgumentParser:
     schema = command("schema", _schema)
     schema.add_argument("--out", type=Path, default=SCHEMA, help="file to write (default: %(default)s)")
 
+    trace = command("trace", _trace)
+    trace.add_argument("table", type=Path, help="file of a table, such as results/default/tables/classification.csv")
+    trace.add_argument("line", help="name of a line, or how it begins")
+    trace.add_argument("column", nargs="?", help="heading of a column as in the CSV, or how it begins (default: all)")
+
     mlflow = command("mlflow", _mlflow)
     mlflow.add_argument("--results", type=Path, default=Path("results"), help="default: %(default)s")
     mlflow.add_argument("--port", type=int, default=5000, help="default: %(default)s")
@@ -195,6 +200,13 @@ def _schema(options: argparse.Namespace) -> None:
     with atomic_path(options.out) as aside:
         aside.write_text(json.dumps(config_schema(), indent=2) + "\n", encoding="utf-8")
     print(f"wrote {options.out}")
+
+
+def _trace(options: argparse.Namespace) -> None:
+    """Say which score rows, runs, code and files are behind a number of a table."""
+    from jointdiff.report.trace import trace
+
+    print(trace(options.table, options.line, options.column))
 
 
 def _mlflow(options: argparse.Namespace) -> None:

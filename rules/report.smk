@@ -57,7 +57,7 @@ rule draw_tables:
                 "ablation",
                 "cost",
             ],
-            kind=["tex", "csv", "md"],
+            kind=["tex", "csv", "md", "json"],
         ),
         page("<results>/tables/classification.html", "Which classifier with few labels?"),
         page("<results>/tables/ranks.html", "Which classifier with few labels?"),
@@ -89,7 +89,10 @@ rule draw_figures:
         predictions=of_cells("predictions.parquet"),
         metrics=of_cells("metrics.jsonl"),
     output:
-        expand("<results>/figures/{figure}.pdf", figure=["auroc", "ranks", "loss", "votes", "change", "reliability", "risk"]),
+        expand(
+            "<results>/figures/{figure}.pdf",
+            figure=["auroc", "ranks", "loss", "votes", "change", "reliability", "risk"],
+        ),
         page("<results>/figures/auroc.png", "Which classifier with few labels?"),
         page("<results>/figures/ranks.png", "Which classifier with few labels?"),
         page("<results>/figures/loss.png", "Which classifier with few labels?"),

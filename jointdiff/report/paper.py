@@ -35,8 +35,8 @@ CAPTIONS = {
     "auroc": "Macro AUROC against the label budget; bars are bootstrap intervals over groups, averaged over seeds.",
     "ranks": "Mean ranks by macro AUROC over the budgets of all data sets, 1 the best; bars join methods that the "
     "Nemenyi test cannot tell apart (Demsar 2006). In each budget methods are ranked by their mean over seeds, which "
-    "are no independent blocks; budgets of one data set share their images and are hardly independent either. With few blocks "
-    "the critical difference is wide.",
+    "are no independent blocks; budgets of one data set share their images and are hardly independent either. With few "
+    "blocks the critical difference is wide.",
     "loss": "Training loss (each method its own, so only shapes compare) and macro AUROC on validation images at the "
     "largest budget; thin lines are further seeds, dashed lines use all labels.",
     "change": "Mean absolute change inside and outside the marked region when a finding is removed, plain and with the "

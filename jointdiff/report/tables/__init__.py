@@ -47,7 +47,7 @@ TABLES = {
     "ablation": Kind(ablation_tables, "No variant of this experiment changes another one."),
     "cost": Kind(cost_tables),
 }
-FORMATS = ("tex", "csv", "md", "html")
+FORMATS = ("tex", "csv", "md", "html", "json")
 
 
 def draw_tables(

@@ -33,18 +33,21 @@ def ranks_tables(evidence: Evidence) -> Iterator[Table]:
             for s, r in zip(scores, ranks, strict=True)
         ]
         gap = mean - found.means[0]
-        cells = (Cell(Summary(float(mean)), tied=0 < gap <= found.critical), *map(Cell, blocks))
+        cells = (
+            Cell(Summary(float(mean), rows=[row for s in scores for row in s.rows]), tied=0 < gap <= found.critical),
+            *map(Cell, blocks),
+        )
         lines.append(Line(method_name(method), cells))
     left_out = ", ".join(map(method_name, found.left_out))
     yield Table(
         label="ranks",
         caption=(
             f"Mean ranks by macro AUROC over {len(found.blocks)} blocks, the budgets of all data sets, in each of "
-            f"which methods are ranked by their mean over seeds; 1 is best. Friedman test: p = {found.p:.2g} that no method "
-            f"differs from any other. † marks what the Nemenyi test cannot tell from the best (critical difference "
-            f"{found.critical:.2f} at level {found.alpha:g}). Budgets of one data set share their images, so that "
-            "there are fewer independent blocks than it seems; few blocks tell little apart."
-            + (f" Left out, for want of a seed or budget: {left_out}." if left_out else "")
+            "which methods are ranked by their mean over seeds; 1 is best. Friedman test: "
+            f"p = {found.p:.2g} that no method differs from any other. † marks what the Nemenyi test cannot tell from "
+            f"the best (critical difference {found.critical:.2f} at level {found.alpha:g}). Budgets of one data set "
+            "share their images, so that there are fewer independent blocks than it seems; few blocks tell little "
+            "apart." + (f" Left out, for want of a seed or budget: {left_out}." if left_out else "")
         ),
         stub="Method",
         columns=columns,

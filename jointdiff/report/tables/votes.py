@@ -89,4 +89,4 @@ def _votes_section(rows: Scores, dataset: str, labels: str, method: str, own: Se
 def _taken(calls: Summary, full: float) -> tuple[Cell, Cell]:
     """Return the calls of an answer and how many times fewer they are than all."""
     fewer = full / calls.mean if calls.mean > 0 else math.nan
-    return Cell(replace(calls, sd=math.nan, reason="")), Cell(Summary(mean=fewer))
+    return Cell(replace(calls, sd=math.nan, reason="")), Cell(Summary(mean=fewer, rows=calls.rows))
