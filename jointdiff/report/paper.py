@@ -101,7 +101,7 @@ def write_source(
     lines = [r"\documentclass[a4paper]{article}", r"\usepackage[margin=2.2cm]{geometry}", PREAMBLE.rstrip(), same]
     lines += [r"\renewcommand{\textfraction}{0.05}", r"\renewcommand{\topfraction}{0.95}"]
     lines += [r"\renewcommand{\floatpagefraction}{0.7}", rf"\title{{{tex(title)}}}", r"\date{}", r"\begin{document}"]
-    lines += [r"\maketitle", *_protocol(Scores(rows))]
+    lines += [r"\maketitle", *_protocol(Scores(row for row in rows if row["run_id"]))]  # what was not run has none
     measured = {row["metric"] for row in rows if not math.isnan(row["value"])}
     for heading, of_tables, of_figures in SECTIONS:
         parts = [tables / f"{name}.tex" for name in of_tables]
@@ -157,7 +157,8 @@ def _protocol(rows: Scores) -> list[str]:
         text = f"{budgets}; seeds {seeds}; test images {_range(tested)} in {facts.get('groups', '?')} groups"
         size = f"; {facts['size']} px" if "size" in facts else ""
         lines.append(rf"\item[{tex(dataset_name(dataset))}] {tex(text + size)}.")
-    lines += [r"\end{description}", r"\subsection*{What changes the values}", r"\begin{description}"]
+    lines.append(r"\end{description}")
+    changing = []
     for what, metric in (
         ("Classification", "sensitivity"),
         ("Generation", "frechet_distance"),
@@ -168,8 +169,10 @@ def _protocol(rows: Scores) -> list[str]:
         found = [parse_protocol(row["protocol"]) for row in rows.rows if row["metric"] == metric]
         constant = _shared(found)
         if constant:
-            lines.append(rf"\item[{what}] {tex('; '.join(f'{k} = {v}' for k, v in constant.items()))}.")
-    lines += [r"\end{description}", r"\subsection*{Methods}", r"\begin{description}"]
+            changing.append(rf"\item[{what}] {tex('; '.join(f'{k} = {v}' for k, v in constant.items()))}.")
+    if changing:
+        lines += [r"\subsection*{What changes the values}", r"\begin{description}", *changing, r"\end{description}"]
+    lines += [r"\subsection*{Methods}", r"\begin{description}"]
     for method in rows.distinct("method"):
         versions = ", ".join(rows.distinct("code_version", method=method))
         lines.append(rf"\item[{tex(method_name(method))}] variant \texttt{{{tex(method)}}}, code {tex(versions)}.")
