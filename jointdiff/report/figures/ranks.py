@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING
 
 from jointdiff.report.evidence import Evidence
-from jointdiff.report.figures._drawing import colours, nothing
+from jointdiff.report.figures._drawing import PAGE, colours, nothing
 from jointdiff.report.ranks import TOO_FEW, Ranks, rank_methods
 from jointdiff.report.wording import method_name
 
@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-WIDTH = 6.5  # inches, that of a page's text
 ROW = 0.2  # inches of one method
 BAR = 0.09  # inches between bars
 INK = "#333333"
@@ -32,11 +31,11 @@ def draw_ranks(evidence: Evidence) -> Figure:
     left = math.ceil(k / 2)
     head, below = 0.85, 0.14 + BAR * len(bars)  # inches above the line, and from it to the first name
     height = head + below + ROW * left + 0.1
-    figure = Figure(figsize=(WIDTH, height))
+    figure = Figure(figsize=(PAGE, height))
     axis = figure.add_axes((0, 0, 1, 1))
     axis.set_axis_off()
     room = 0.7 + 0.06 * max(len(method_name(method)) for method in found.methods)  # inches of names on either side
-    unit = (WIDTH - 2 * room) / (k - 1)  # inches of one rank
+    unit = (PAGE - 2 * room) / (k - 1)  # inches of one rank
     axis.set(xlim=(1 - room / unit, k + room / unit), ylim=(-(height - head), head))  # y in inches
 
     axis.plot([1, k], [0, 0], color=INK, linewidth=1, solid_capstyle="butt")
