@@ -30,7 +30,7 @@ SECTIONS = (
     ("What does it cost?", ("cost",), ()),
 )
 # The metric without which a figure only says that there is nothing to draw; a table is asked itself.
-NEEDS = {"auroc": "auroc", "ranks": "auroc", "votes": "vote_calls", "change": "change_inside"}
+NEEDS = {"auroc": "auroc", "votes": "vote_calls", "change": "change_inside"}
 CAPTIONS = {
     "auroc": "Macro AUROC against the label budget; bars are bootstrap intervals over groups, averaged over seeds.",
     "ranks": "Mean ranks by macro AUROC over the budgets of all data sets, 1 the best; bars join methods that the "
@@ -40,7 +40,7 @@ CAPTIONS = {
     "loss": "Training loss (each method its own, so only shapes compare) and macro AUROC on validation images at the "
     "largest budget; thin lines are further seeds, dashed lines use all labels.",
     "change": "Mean absolute change inside and outside the marked region when a finding is removed, plain and with the "
-    "unguided control subtracted; bars are bootstrap intervals, averaged over seeds.",
+    "unguided control subtracted (hatched); lines are bootstrap intervals, averaged over seeds.",
     "votes": "Macro AUROC of findings, or accuracy of classes, against the network calls per image of diffusion "
     "classifiers, by rule and rising number N of trials: the condition that is best in most of them, the least mean "
     "error, and the race, which stops trying conditions that are beaten beyond doubt. Bands are bootstrap intervals, "
@@ -110,6 +110,8 @@ def write_source(
             _picture(figures / f"{name}.pdf", CAPTIONS[name], near, name)
             for name in of_figures
             if NEEDS.get(name) in {None, *measured}
+            # A figure of a table's name shows what the table holds.
+            and (name not in of_tables or _has_numbers(tables / f"{name}.tex"))
         ]
         if content:
             lines += [r"\clearpage", rf"\section{{{tex(heading)}}}", *content]

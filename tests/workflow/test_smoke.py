@@ -67,10 +67,13 @@ def test_it_leaves_behind_all_that_the_readme_promises(tree: Path) -> None:
         "cost",
         "images",
         "usefulness",
+        "ranks",
+        "trust",
     ):
         assert (results / "tables" / f"{table}.tex").stat().st_size
         assert (results / "tables" / f"{table}.csv").stat().st_size
-    for figure in ("auroc", "votes", "risk", "change", "loss", "reliability"):
+        assert (results / "tables" / f"{table}.json").stat().st_size
+    for figure in ("auroc", "ranks", "votes", "risk", "change", "loss", "reliability"):
         assert (results / "figures" / f"{figure}.png").stat().st_size
     cell = results / "phantom" / "labels-40" / "joint" / "seed-0"
     for name in (
