@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from jointdiff.evaluate.classification import CALIBRATION_BINS, CONFORMAL_ERROR, SURE
 from jointdiff.report.evidence import Evidence
 from jointdiff.report.layout import Column, Line, Section, Table, cell_of, over, paged, rank
 from jointdiff.report.wording import CONTROLS, budget_name, dataset_name, method_name
@@ -13,18 +14,18 @@ COLUMNS = (
     Column("Brier", "brier", "Calibration"),
     Column("NLL", "nll", "Calibration", unit="nats"),
     Column("AURC", "aurc", "Risk-coverage"),
-    *(Column(f"{kept:.0%}".replace("%", " %"), f"accuracy_kept_{kept}", "Surest") for kept in (0.9, 0.8, 0.7, 0.5)),
+    *(Column(f"{100 * kept:g} %", f"accuracy_kept_{kept:g}", "Surest") for kept in SURE),
     Column("coverage", "conformal_coverage", "Conformal sets", ranked=False),
     Column("size", "conformal_size", "Conformal sets", digits=2),
 )
 MEANING = {
-    "Calibration": "ECE: expected calibration error of 15 bins; Brier: mean squared error of the probabilities, over "
-    "the sum of classes where there is one of several; NLL: negative log-likelihood of the truth.",
+    "Calibration": f"ECE: expected calibration error of {CALIBRATION_BINS} bins; Brier: mean squared error of the "
+    "probabilities, over the sum of classes where there is one of several; NLL: negative log-likelihood of the truth.",
     "Risk-coverage": "AURC: area under the risk-coverage curve.",
     "Surest": "Surest: accuracy of that share of the cases, the least certain ones left out.",
-    "Conformal sets": "Conformal sets: calibrated on the validation cases to hold the truth of 90 % of new ones; how "
-    "many hold it, which is to be near .9 and is not ranked, and how many answers are in one: the fewer the better "
-    "where the coverage is kept.",
+    "Conformal sets": "Conformal sets: calibrated on the validation cases to hold the truth of "
+    f"{100 * (1 - CONFORMAL_ERROR):g} % of new ones; how many hold it, which is to be near that and is not ranked, and "
+    "how many answers are in one: the fewer the better where the coverage is kept.",
 }
 
 
