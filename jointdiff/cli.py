@@ -62,6 +62,16 @@ def _parser() -> argparse.ArgumentParser:
     schema = command("schema", _schema)
     schema.add_argument("--out", type=Path, default=SCHEMA, help="file to write (default: %(default)s)")
 
+    partial = command("partial", _partial)
+    partial.add_argument("config", type=Path, help="configuration file")
+    partial.add_argument("--results", type=Path, default=Path("results"), help="default: %(default)s")
+    partial.add_argument("--logs", type=Path, default=Path("logs"), help="default: %(default)s")
+
+    trace = command("trace", _trace)
+    trace.add_argument("table", type=Path, help="file of a table, such as results/default/tables/classification.csv")
+    trace.add_argument("line", help="name of a line, or how it begins")
+    trace.add_argument("column", nargs="?", help="heading of a column as in the CSV, or how it begins (default: all)")
+
     mlflow = command("mlflow", _mlflow)
     mlflow.add_argument("--results", type=Path, default=Path("results"), help="default: %(default)s")
     mlflow.add_argument("--port", type=int, default=5000, help="default: %(default)s")
@@ -195,6 +205,28 @@ def _schema(options: argparse.Namespace) -> None:
     with atomic_path(options.out) as aside:
         aside.write_text(json.dumps(config_schema(), indent=2) + "\n", encoding="utf-8")
     print(f"wrote {options.out}")
+
+
+def _partial(options: argparse.Namespace) -> None:
+    """Write tables and figures of what there is so far; missing cells are gaps with their reasons."""
+    from jointdiff.report.partial import draw_partial
+
+    experiment = load_experiment(options.config)
+    results, logs = (folder / experiment.name for folder in (options.results, options.logs))
+    out, gaps = draw_partial(experiment, results, logs=logs)
+    missing = {(gap.cell, gap.reason): gap.log for gap in reversed(gaps)}
+    for (cell, reason), log in reversed(missing.items()):
+        dataset, labels, method, seed = cell
+        print(f"{method} on {dataset}, labels {labels}, seed {seed}: {reason}" + (f" (see {log})" if log else ""))
+    whole = len(experiment.cells()) - len({gap.cell for gap in gaps})
+    print(f"{whole} of {len(experiment.cells())} cells are complete; wrote {out}")
+
+
+def _trace(options: argparse.Namespace) -> None:
+    """Say which score rows, runs, code and files are behind a number of a table."""
+    from jointdiff.report.trace import trace
+
+    print(trace(options.table, options.line, options.column))
 
 
 def _mlflow(options: argparse.Namespace) -> None:

@@ -64,6 +64,13 @@ onstart:
         )
 
 
+onerror:
+    print(
+        "What is finished can be looked at: uv run jointdiff partial "
+        f"{(workflow.overwrite_configfiles or ['config/config.yaml'])[0]} draws it, with a reason for every gap."
+    )
+
+
 # Data sets of one source, size and options share a store, and any of them tells how to make it.
 PREPARED = {name: f"{source_of(name)}-{data.variant}" for name, data in experiment.datasets.items()}
 DATASET_OF_PREPARED = {prepared: name for name, prepared in PREPARED.items()}

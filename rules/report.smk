@@ -45,6 +45,7 @@ rule draw_tables:
             "<results>/tables/{table}.{kind}",
             table=[
                 "classification",
+                "ranks",
                 "systems",
                 "votes",
                 "joint",
@@ -52,12 +53,14 @@ rule draw_tables:
                 "usefulness",
                 "localisation",
                 "counterfactual",
+                "trust",
                 "ablation",
                 "cost",
             ],
-            kind=["tex", "csv", "md"],
+            kind=["tex", "csv", "md", "json"],
         ),
         page("<results>/tables/classification.html", "Which classifier with few labels?"),
+        page("<results>/tables/ranks.html", "Which classifier with few labels?"),
         page("<results>/tables/systems.html", "Which system does what?"),
         page("<results>/tables/votes.html", "How many votes are enough?"),
         page("<results>/tables/localisation.html", "Does it show the right place?"),
@@ -65,6 +68,7 @@ rule draw_tables:
         page("<results>/tables/joint.html", "Are its images useful?"),
         page("<results>/tables/images.html", "Are its images useful?"),
         page("<results>/tables/usefulness.html", "Are its images useful?"),
+        page("<results>/tables/trust.html", "Can its probabilities be trusted?"),
         page("<results>/tables/ablation.html", "Which part is worth what?"),
         page("<results>/tables/cost.html", "What does it cost?"),
     log:
@@ -85,8 +89,12 @@ rule draw_figures:
         predictions=of_cells("predictions.parquet"),
         metrics=of_cells("metrics.jsonl"),
     output:
-        expand("<results>/figures/{figure}.pdf", figure=["auroc", "loss", "votes", "change", "reliability", "risk"]),
+        expand(
+            "<results>/figures/{figure}.pdf",
+            figure=["auroc", "ranks", "loss", "votes", "change", "reliability", "risk"],
+        ),
         page("<results>/figures/auroc.png", "Which classifier with few labels?"),
+        page("<results>/figures/ranks.png", "Which classifier with few labels?"),
         page("<results>/figures/loss.png", "Which classifier with few labels?"),
         page("<results>/figures/votes.png", "How many votes are enough?"),
         page("<results>/figures/change.png", "Does it show the right place?"),
@@ -96,6 +104,7 @@ rule draw_figures:
         "<logs>/draw_figures.log",
     params:
         methods=list(experiment.methods),
+        alpha=1 - experiment.evaluation.confidence,
         code_version=code_version("jointdiff.report.figures"),
     script:
         "../workflow_scripts/draw_figures.py"

@@ -13,6 +13,7 @@ def main(rule):
         rule.input.metrics,
         Path(rule.output[0]).parent,
         methods=rule.params.methods,
+        alpha=rule.params.alpha,
     )
 
 

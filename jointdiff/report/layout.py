@@ -1,8 +1,9 @@
-"""What a table is, and how it is written as LaTeX, CSV, Markdown and HTML."""
+"""What a table is, and how it is written: LaTeX, CSV, Markdown and HTML, and as JSON what its numbers come from."""
 
 from __future__ import annotations
 
 import html
+import json
 import math
 import re
 from collections.abc import Iterator, Sequence
@@ -10,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from jointdiff.evaluate.scores import write_csv
+from jointdiff.evaluate.scores import Row, write_csv
 from jointdiff.files import atomic_path
 from jointdiff.report.statistics import LOWER_IS_BETTER, NOTHING, Summary
 from jointdiff.report.wording import tex
@@ -436,11 +437,51 @@ def _html(table: Table) -> str:
                     text = {1: f"<b>{text}</b>", 2: f"<u>{text}</u>"}.get(cell.rank, text)
                     span = f' colspan="{cell.span}" class="span"' if cell.span > 1 else ""
                     marks = _md_mark(cell.mark + notes.mark(cell.note))
-                    cells.append(f"<td{span}>{text}{marks}</td>")
+                    runs = f' title="{html.escape(_runs(cell.summary))}"' if cell.summary.rows else ""
+                    cells.append(f"<td{span}{runs}>{text}{marks}</td>")
                 lines.append("<tr>" + "".join(cells) + "</tr>")
         lines.append("</tbody></table>")
         lines += [f"<p><sup>{letter}</sup> {html.escape(text)}</p>" for letter, text in notes.listed()]
     return "\n".join([*lines, "</figure>"])
 
 
-WRITERS = {"tex": write_latex, "csv": write_wide_csv, "md": write_markdown, "html": write_html}
+def _runs(summary: Summary) -> str:
+    """Name the runs behind a number, as a page shows it under the pointer."""
+    runs = dict.fromkeys(
+        f"{row['method']} {row['labels']} seed {row['seed']}: run {row['run_id'] or 'none'}" for row in summary.rows
+    )
+    return "\n".join(runs)
+
+
+def write_sources(tables: Sequence[Table], path: Path | str) -> None:
+    """Write, for each number of tables, which score rows it was computed from; a row of many numbers stands once."""
+    rows: dict[int, tuple[int, Row]] = {}  # by identity: a table's summaries hold the same rows
+    numbers: list[dict[str, Any]] = []
+    for table in tables:
+        for section in table.sections:
+            for line in section.lines:
+                for cell, column in _placed(line, table.columns):
+                    behind = [rows.setdefault(id(row), (len(rows), row))[0] for row in cell.summary.rows]
+                    numbers.append(
+                        {
+                            "table": table.label,
+                            "section": section.title,
+                            "line": line.name,
+                            "column": _full(column),
+                            "shown": "–" if cell.empty else number(cell, column),
+                            "note": "; ".join(filter(None, (line.note, cell.note))),
+                            "rows": behind,
+                        }
+                    )
+    found = [{name: None if value != value else value for name, value in row.items()} for _, row in rows.values()]
+    with atomic_path(path) as aside:
+        aside.write_text(json.dumps({"rows": found, "numbers": numbers}, allow_nan=False) + "\n", encoding="utf-8")
+
+
+WRITERS = {
+    "tex": write_latex,
+    "csv": write_wide_csv,
+    "md": write_markdown,
+    "html": write_html,
+    "json": write_sources,
+}

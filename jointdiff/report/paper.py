@@ -20,12 +20,12 @@ from jointdiff.report.wording import budget_name, dataset_name, method_name, tex
 SECONDS = 120  # that one run of pdflatex may take
 
 SECTIONS = (
-    ("Which classifier with few labels?", ("classification",), ("auroc", "loss")),
+    ("Which classifier with few labels?", ("classification", "ranks"), ("auroc", "ranks", "loss")),
     ("Which system does what?", ("systems",), ()),
     ("How many votes are enough?", ("votes",), ("votes",)),
     ("Does it show the right place?", ("localisation", "counterfactual"), ("change",)),
     ("Are its images useful?", ("joint", "usefulness", "images"), ()),
-    ("Can its probabilities be trusted?", (), ("reliability", "risk")),
+    ("Can its probabilities be trusted?", ("trust",), ("reliability", "risk")),
     ("Which part is worth what?", ("ablation",), ()),
     ("What does it cost?", ("cost",), ()),
 )
@@ -33,10 +33,14 @@ SECTIONS = (
 NEEDS = {"auroc": "auroc", "votes": "vote_calls", "change": "change_inside"}
 CAPTIONS = {
     "auroc": "Macro AUROC against the label budget; bars are bootstrap intervals over groups, averaged over seeds.",
+    "ranks": "Mean ranks by macro AUROC over the budgets of all data sets, 1 the best; bars join methods that the "
+    "Nemenyi test cannot tell apart (Demsar 2006). In each budget methods are ranked by their mean over seeds, which "
+    "are no independent blocks; budgets of one data set share their images and are hardly independent either. With few "
+    "blocks the critical difference is wide.",
     "loss": "Training loss (each method its own, so only shapes compare) and macro AUROC on validation images at the "
     "largest budget; thin lines are further seeds, dashed lines use all labels.",
     "change": "Mean absolute change inside and outside the marked region when a finding is removed, plain and with the "
-    "unguided control subtracted; bars are bootstrap intervals, averaged over seeds.",
+    "unguided control subtracted (hatched); lines are bootstrap intervals, averaged over seeds.",
     "votes": "Macro AUROC of findings, or accuracy of classes, against the network calls per image of diffusion "
     "classifiers, by rule and rising number N of trials: the condition that is best in most of them, the least mean "
     "error, and the race, which stops trying conditions that are beaten beyond doubt. Bands are bootstrap intervals, "
@@ -97,7 +101,7 @@ def write_source(
     lines = [r"\documentclass[a4paper]{article}", r"\usepackage[margin=2.2cm]{geometry}", PREAMBLE.rstrip(), same]
     lines += [r"\renewcommand{\textfraction}{0.05}", r"\renewcommand{\topfraction}{0.95}"]
     lines += [r"\renewcommand{\floatpagefraction}{0.7}", rf"\title{{{tex(title)}}}", r"\date{}", r"\begin{document}"]
-    lines += [r"\maketitle", *_protocol(Scores(rows))]
+    lines += [r"\maketitle", *_protocol(Scores(row for row in rows if row["run_id"]))]  # what was not run has none
     measured = {row["metric"] for row in rows if not math.isnan(row["value"])}
     for heading, of_tables, of_figures in SECTIONS:
         parts = [tables / f"{name}.tex" for name in of_tables]
@@ -106,6 +110,8 @@ def write_source(
             _picture(figures / f"{name}.pdf", CAPTIONS[name], near, name)
             for name in of_figures
             if NEEDS.get(name) in {None, *measured}
+            # A figure of a table's name shows what the table holds.
+            and (name not in of_tables or _has_numbers(tables / f"{name}.tex"))
         ]
         if content:
             lines += [r"\clearpage", rf"\section{{{tex(heading)}}}", *content]
@@ -153,7 +159,8 @@ def _protocol(rows: Scores) -> list[str]:
         text = f"{budgets}; seeds {seeds}; test images {_range(tested)} in {facts.get('groups', '?')} groups"
         size = f"; {facts['size']} px" if "size" in facts else ""
         lines.append(rf"\item[{tex(dataset_name(dataset))}] {tex(text + size)}.")
-    lines += [r"\end{description}", r"\subsection*{What changes the values}", r"\begin{description}"]
+    lines.append(r"\end{description}")
+    changing = []
     for what, metric in (
         ("Classification", "sensitivity"),
         ("Generation", "frechet_distance"),
@@ -164,8 +171,10 @@ def _protocol(rows: Scores) -> list[str]:
         found = [parse_protocol(row["protocol"]) for row in rows.rows if row["metric"] == metric]
         constant = _shared(found)
         if constant:
-            lines.append(rf"\item[{what}] {tex('; '.join(f'{k} = {v}' for k, v in constant.items()))}.")
-    lines += [r"\end{description}", r"\subsection*{Methods}", r"\begin{description}"]
+            changing.append(rf"\item[{what}] {tex('; '.join(f'{k} = {v}' for k, v in constant.items()))}.")
+    if changing:
+        lines += [r"\subsection*{What changes the values}", r"\begin{description}", *changing, r"\end{description}"]
+    lines += [r"\subsection*{Methods}", r"\begin{description}"]
     for method in rows.distinct("method"):
         versions = ", ".join(rows.distinct("code_version", method=method))
         lines.append(rf"\item[{tex(method_name(method))}] variant \texttt{{{tex(method)}}}, code {tex(versions)}.")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -41,7 +41,7 @@ LOWER_IS_BETTER = frozenset(
         ),
         *("judge_side_effect", "enforce_side_effect", "judge_enforce_side_effect", "proximity", "edit_size"),
         *("sparsity", "spread", "train_seconds", "train_gflop", "parameters", "peak_memory_mib"),
-        "vote_calls",
+        *("vote_calls", "rank"),
         *(
             f"{quantity}_per_{what}"
             for quantity in ("ms", "calls")
@@ -62,6 +62,7 @@ class Summary:
     seeds: int = 0
     reason: str = ""  # why there is no number, or a caution about it
     facts: Mapping[str, str] | None = None  # the protocol of the first row
+    rows: Sequence[Row] = field(default=(), repr=False, compare=False)  # all that it was computed from
 
 
 NOTHING = Summary()
@@ -75,7 +76,7 @@ def summarise(rows: Sequence[Row]) -> Summary:
     kept = [row for row in rows if not math.isnan(row["value"])]
     reasons = dict.fromkeys(reason_of(row) for row in rows if math.isnan(row["value"]))
     if not kept:
-        return Summary(reason=", ".join(reasons))
+        return Summary(reason=", ".join(reasons), rows=rows)
     values = np.array([row["value"] for row in kept])
     facts = parse_protocol(kept[0]["protocol"])
     missing = f"{len(kept)} of {len(rows)} seeds: {', '.join(reasons)}" if reasons else ""
@@ -87,6 +88,7 @@ def summarise(rows: Sequence[Row]) -> Summary:
         seeds=len(kept),
         reason=", ".join(filter(None, [facts.get("flag", ""), missing])),
         facts=facts,
+        rows=rows,
     )
 
 
@@ -133,10 +135,11 @@ class Scores:
         """Summarise a macro score less that of ``base``, over the seeds that both have."""
         of = (metric, MACRO, *("" for _ in PARTING))
         one, other = (
-            {row["seed"]: row["value"] for row in self._index.get((dataset, labels, name, *of), [])}
-            for name in (method, base)
+            {row["seed"]: row for row in self._index.get((dataset, labels, name, *of), [])} for name in (method, base)
         )
-        return over_seeds([one[seed] - other[seed] for seed in sorted(one.keys() & other.keys())])
+        shared = sorted(one.keys() & other.keys())
+        found = over_seeds([one[seed]["value"] - other[seed]["value"] for seed in shared])
+        return replace(found, rows=[by[seed] for by in (one, other) for seed in shared])
 
     def distinct(self, column: str, **equal: str) -> list[str]:
         """List the values of a column among rows whose other columns equal the given ones; budgets by size."""

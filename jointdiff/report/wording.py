@@ -22,6 +22,7 @@ _METHODS = {
     "softmatch": "SoftMatch",
     "mixmatch": "MixMatch",
     "simclr": "SimCLR",
+    "supervised": "Supervised",
     "mean_teacher": "Mean Teacher",
     "pi_model": "Pi-model",
     "pseudo_label": "Pseudo-label",

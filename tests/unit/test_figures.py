@@ -9,7 +9,7 @@ import pytest
 from jointdiff.evaluate.scores import Identity, format_protocol, read_rows, score_row, write_rows
 from jointdiff.report.evidence import Evidence, read_curves
 from jointdiff.report.figures import FIGURES, FORMATS, draw_figures
-from jointdiff.report.figures._drawing import PALETTE, colours
+from jointdiff.report.figures._drawing import PAGE, PALETTE, STYLE, colours
 from jointdiff.report.figures.auroc import CROWDED, GREY, draw_auroc
 from jointdiff.report.figures.reliability import reliability
 from jointdiff.report.figures.risk import draw_risk
@@ -98,8 +98,8 @@ def test_votes_on_classes_are_drawn_by_their_accuracy_and_need_no_majority():
     ]
     figure = draw_votes(Evidence(Scores(rows), ["dit", "diffusion_classifier"]))
     assert [axis.get_title(loc="left") for axis in figure.axes] == [
-        "CIFAR-10: Diffusion classifier, 50 labels",
-        "SVHN: Dit, 50 labels",
+        "CIFAR-10: Diffusion classifier\n50 labels",
+        "SVHN: Dit\n50 labels",
     ]
     assert all(len(axis.lines) == 1 and axis.get_ylabel() == "accuracy" for axis in figure.axes)
 
@@ -130,3 +130,31 @@ def test_many_methods_have_a_panel_each_in_front_of_the_others(tmp_path):
     write_rows([row for row in rows if row["method"] != "supervised"], tmp_path / "few.parquet")
     few = draw_auroc(Evidence(Scores(read_rows(tmp_path / "few.parquet")), methods[1:]))
     assert len(few.axes) == 1 and len(few.axes[0].containers) == CROWDED
+
+
+def test_a_method_looks_alike_in_all_figures_and_is_readable_on_a_page(results):
+    import matplotlib as mpl
+    from matplotlib.colors import to_hex
+    from matplotlib.text import Text
+
+    rows = Scores(read_rows(results[1]))
+    order = ["joint", "fixmatch", "supervised", "fully_supervised"]
+    evidence = Evidence(rows, order, cells=read_cells(results[2]), curves=read_curves(results[3]))
+    look, drawn = colours(order), {}
+    for name, draw in FIGURES.items():
+        with mpl.rc_context(STYLE):
+            figure = draw(evidence)
+        assert figure.get_figwidth() <= PAGE, name
+        sizes = [text.get_fontsize() for text in figure.findobj(Text) if text.get_text()]
+        assert min(sizes) >= 8, name
+        for legend in figure.legends:
+            for line, text in zip(legend.get_lines(), legend.get_texts(), strict=False):
+                drawn.setdefault(text.get_text().partition(" (")[0], set()).add(to_hex(line.get_color()).upper())
+    assert drawn["Joint diffusion"] == {look["joint"][0]} and drawn["FixMatch"] == {look["fixmatch"][0]}
+    assert drawn["Fully supervised"] == {"#000000"}
+
+
+def test_fonts_are_in_the_file_and_nothing_is_a_bitmap(results):
+    for figure in FIGURES:
+        content = (results[0] / "figures" / f"{figure}.pdf").read_bytes()
+        assert b"/FontFile2" in content and b"/Subtype /Image" not in content, figure

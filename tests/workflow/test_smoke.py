@@ -67,10 +67,13 @@ def test_it_leaves_behind_all_that_the_readme_promises(tree: Path) -> None:
         "cost",
         "images",
         "usefulness",
+        "ranks",
+        "trust",
     ):
         assert (results / "tables" / f"{table}.tex").stat().st_size
         assert (results / "tables" / f"{table}.csv").stat().st_size
-    for figure in ("auroc", "votes", "risk", "change", "loss", "reliability"):
+        assert (results / "tables" / f"{table}.json").stat().st_size
+    for figure in ("auroc", "ranks", "votes", "risk", "change", "loss", "reliability"):
         assert (results / "figures" / f"{figure}.png").stat().st_size
     cell = results / "phantom" / "labels-40" / "joint" / "seed-0"
     for name in (
@@ -256,6 +259,27 @@ def test_without_tex_the_tables_are_made_and_the_paper_is_left_out(tree: Path, t
     said = snakemake(tree, table, "--configfile", SMOKE, PATH=path)
     assert "TeX is not complete (pdflatex is missing)" in said
     assert (tree / table).is_file()
+
+
+def test_what_is_there_is_drawn_where_a_training_failed(tree: Path, tmp_path: Path) -> None:
+    tiny = {"depth": 10, "width": 1}
+    methods = {"supervised": {"settings": tiny}, "fixmatch": {"settings": {**tiny, "learning_rate": 1e30}}}
+    config = small(tmp_path, methods=methods)
+    said = snakemake(tree, "--keep-going", "--directory", str(tmp_path), "--configfile", str(config), fails=True)
+    assert "uv run jointdiff partial" in said
+    results = tmp_path / "results" / "small"
+    assert not (results / "tables").exists()
+    command = [sys.executable, "-m", "jointdiff.cli", "partial", str(config)]
+    told = subprocess.run(
+        command, cwd=tmp_path, env=environment(tree), check=True, capture_output=True, text=True
+    ).stdout
+    assert "1 of 2 cells are complete" in told
+    assert re.search(
+        r"fixmatch on phantom, labels 40, seed 0: failed: .*learning_rate.* \(see logs/small/train_method/", told
+    )
+    lines = {line["line"]: line for line in rows(results / "partial" / "tables" / "classification.csv")}
+    assert float(lines["Supervised"]["Macro AUROC 40 labels"]) > 0
+    assert lines["FixMatch"]["Macro AUROC 40 labels"] == "" and "failed: " in lines["FixMatch"]["notes"]
 
 
 def test_an_unreachable_tracking_server_is_a_warning(tree: Path) -> None:

@@ -13,6 +13,7 @@ from jointdiff.report.figures._drawing import STYLE
 from jointdiff.report.figures.auroc import draw_auroc
 from jointdiff.report.figures.change import draw_change
 from jointdiff.report.figures.loss import draw_loss
+from jointdiff.report.figures.ranks import draw_ranks
 from jointdiff.report.figures.reliability import draw_reliability
 from jointdiff.report.figures.risk import draw_risk
 from jointdiff.report.figures.votes import draw_votes
@@ -25,6 +26,7 @@ FIGURES = {
     "auroc": draw_auroc,
     "change": draw_change,
     "loss": draw_loss,
+    "ranks": draw_ranks,
     "reliability": draw_reliability,
     "risk": draw_risk,
     "votes": draw_votes,
@@ -39,11 +41,12 @@ def draw_figures(
     out: Path | str,
     *,
     methods: Sequence[str] = (),
+    alpha: float = 0.05,
 ) -> list[Path]:
     """Write every figure into the folder ``out`` and return the files.
 
     ``predictions`` and ``metrics`` (metrics.jsonl) are those of the cells, each beside its run.json; ``methods`` gives
-    the order of legends. What an experiment has no data for is a figure that says so.
+    the order of legends, ``alpha`` the level of tests. What an experiment has no data for is a figure that says so.
     """
     import matplotlib as mpl
 
@@ -53,6 +56,7 @@ def draw_figures(
         order=rows.ordered(methods),
         cells=read_cells(predictions),
         curves=read_curves(metrics),
+        alpha=alpha,
     )
     written = []
     with mpl.rc_context(STYLE):

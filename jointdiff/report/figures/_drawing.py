@@ -21,6 +21,7 @@ PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 # The same colour in every experiment.
 FIRST = ("joint", "fixmatch", "supervised", "mean_teacher", "diffusion_classifier", "mediffusion")
+PAGE = 6.5  # inches of a page's text: what is no wider is printed with letters of the size below
 CONTROL_STYLE: dict[Any, Any] = {
     "fully_supervised": ("#000000", "--"),
     "random": ("#808080", ":"),
@@ -59,12 +60,13 @@ def colours(methods: Sequence[str]) -> dict[str, tuple[str, str]]:
     return {m: (PALETTE[i], MARKERS[(i + turn) % len(MARKERS)]) for m, (turn, i) in places.items()}
 
 
-def panels(names: Sequence[str], *, width: float = 3.5, height: float = 2.9, columns: int = 3) -> tuple[Figure, list]:
+def panels(names: Sequence[str], *, height: float = 2.9, columns: int = 2) -> tuple[Figure, list]:
+    """Return a figure as wide as a page and an axis for each name, ``height`` inches high."""
     from matplotlib.figure import Figure
 
     across = min(len(names), columns)
     down = math.ceil(len(names) / across)
-    figure = Figure(figsize=(max(5.5, width * across), height * down), layout="constrained")
+    figure = Figure(figsize=(PAGE, height * down), layout="constrained")
     axes = list(figure.subplots(down, across, squeeze=False).flat)
     for axis in axes[len(names) :]:
         axis.set_visible(False)

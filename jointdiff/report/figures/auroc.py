@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 CROWDED = 8  # methods that can be told apart in one panel
+ACROSS = 4  # panels of one method each, side by side
+HIGHEST = 8.0  # inches of a figure that fits a page with its caption
 GREY = "#C4C4C4"
 REFERENCE = "supervised"  # which every method of many is held against
 
@@ -59,7 +61,9 @@ def _one_by_one(evidence: Evidence, curves: Mapping[str, Curves]) -> Figure:
     shown = [(dataset, method) for dataset, methods in curves.items() for method in methods]
     several = len(curves) > 1
     names = [f"{method_name(m)}\n{dataset_name(d)}" if several else method_name(m) for d, m in shown]
-    figure, axes = panels(names, width=2.3, height=2.1, columns=5)
+    # On one page, as far as the panels can be read.
+    height = min(1.9, max(1.35, HIGHEST / math.ceil(len(names) / ACROSS)))
+    figure, axes = panels(names, height=height, columns=ACROSS)
     look = colours(evidence.order)
     for axis, (dataset, method) in zip(axes, shown, strict=True):
         for other, values in curves[dataset].items():
@@ -69,7 +73,7 @@ def _one_by_one(evidence: Evidence, curves: Mapping[str, Curves]) -> Figure:
             look_of_it = {"color": "#444444", "linewidth": 1, "label": method_name(REFERENCE)}
             _across(axis, curves[dataset][REFERENCE], zorder=1.5, **look_of_it)
         _with_bars(axis, curves[dataset][method], look[method])
-        axis.title.set_fontsize(9)
+        axis.set_title(axis.get_title(loc="left").replace(", ", ",\n", 1), loc="left", fontsize=8, fontweight="bold")
     lowest = {d: min(axis.get_ylim()[0] for axis, (of, _) in zip(axes, shown, strict=True) if of == d) for d in curves}
     for axis, (dataset, _) in zip(axes, shown, strict=True):
         _finish(axis, evidence, dataset, bottom=lowest[dataset])
@@ -77,8 +81,11 @@ def _one_by_one(evidence: Evidence, curves: Mapping[str, Curves]) -> Figure:
         axis.set_title("", loc="right")  # the floor is the same everywhere and in the tables
     for axis, (dataset, _) in zip(axes, shown, strict=True):  # the panels of a data set alike
         axis.set_ylim(top=max(axes[i].get_ylim()[1] for i, (of, _) in enumerate(shown) if of == dataset))
-    for row in range(0, len(axes), 5):
-        axes[row].set_ylabel("macro AUROC")
+    for i, axis in enumerate(axes):
+        if i % ACROSS and shown[i][0] == shown[i - 1][0]:  # the same scale as its neighbour's
+            axis.tick_params(labelleft=False)
+        else:
+            axis.set_ylabel("macro AUROC", fontsize=8)
     legend_below(figure, axes)
     return figure
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from jointdiff.evaluate.scores import MACRO
 from jointdiff.report.evidence import Evidence
-from jointdiff.report.figures._drawing import PALETTE, bars, legend_below, nothing, panels
+from jointdiff.report.figures._drawing import CONTROL_STYLE, bars, colours, legend_below, nothing, panels
 from jointdiff.report.statistics import Scores
 from jointdiff.report.wording import budget_name, dataset_name, map_name, method_name, sentence
 
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 def draw_change(evidence: Evidence) -> Figure:
     """Draw the mean change inside and outside the region per finding, plain and with the control subtracted."""
+    from matplotlib.colors import to_rgba
+
     rows = evidence.rows
     candidates = []
     for dataset in rows.distinct("dataset", metric="change_inside"):
@@ -30,11 +32,13 @@ def draw_change(evidence: Evidence) -> Figure:
     drawn = [candidate for candidate in candidates if _has_change(rows, *candidate)]
     if not drawn:
         return nothing("No counterfactual with a region to compare with.")
-    names = [f"{dataset_name(d)}: {method_name(m)}, {budget_name(b)}" for d, m, b in drawn]
-    figure, axes = panels(names, width=4.6, columns=2)
+    names = [f"{dataset_name(d)}: {method_name(m)}\n{budget_name(b)}" for d, m, b in drawn]
+    figure, axes = panels(names)
+    look = colours(evidence.order)
     for axis, (dataset, method, labels) in zip(axes, drawn, strict=True):
         findings = rows.findings(dataset, "change_inside")
         places = rows.places(dataset, labels, method, "change_inside")
+        colour = look[method][0] if method in look else CONTROL_STYLE[method][0]
         width = 0.8 / (2 * len(places))
         for p, place in enumerate(places):
             for side, (metric, alpha) in enumerate((("change_inside", 1.0), ("change_outside", 0.35))):
@@ -44,11 +48,18 @@ def draw_change(evidence: Evidence) -> Figure:
                     [v.mean for v in values],
                     width * 0.92,
                     yerr=bars(values),
-                    color=PALETTE[p],
-                    alpha=alpha,
+                    facecolor=to_rgba(colour, alpha),
+                    edgecolor="white" if p else "none",
+                    hatch="////" if p else None,
                     error_kw={"elinewidth": 1, "capsize": 2, "ecolor": "#333333"},
-                    label=f"{map_name(place)}, {metric.removeprefix('change_')}",
                 )
+                if axis is axes[0]:  # in the legend all methods are grey
+                    grey = {
+                        "facecolor": to_rgba("#555555", alpha),
+                        "edgecolor": "white",
+                        "hatch": "////" if p else None,
+                    }
+                    axis.bar([0], [math.nan], label=f"{map_name(place)}, {metric.removeprefix('change_')}", **grey)
         axis.set_xticks(range(len(findings)), ["all findings" if f == MACRO else sentence(f) for f in findings])
         if max(len(f) for f in findings) * len(findings) > 45:
             axis.tick_params(axis="x", rotation=35)

@@ -29,11 +29,14 @@ def draw_loss(evidence: Evidence) -> Figure:
     for i, dataset in enumerate(datasets):
         for method in evidence.order:
             seeds = trained.get((dataset, largest[dataset], method)) or trained.get((dataset, "all", method), [])
-            colour = look[method][0] if method in look else CONTROL_STYLE.get(method, ("#808080", ""))[0]
+            colour, marker = look.get(method) or (CONTROL_STYLE.get(method, ("#808080", ""))[0], "")
             for metric, axis in zip(("loss", "auroc"), axes[2 * i : 2 * i + 2], strict=True):
                 for seed, curve in enumerate(seeds):
                     faint = {"linewidth": 0.8, "alpha": 0.5} if seed else {"label": method_name(method)}
-                    axis.plot(*curve[metric], color=colour, linestyle="-" if method in look else "--", **faint)
+                    mark = (
+                        {"marker": marker, "markevery": [-1]} if not seed else {}
+                    )  # tells methods of one colour apart
+                    axis.plot(*curve[metric], color=colour, linestyle="-" if method in look else "--", **faint, **mark)
         axes[2 * i].set_yscale("log")
         axes[2 * i].yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes[2 * i].yaxis.set_major_formatter("{x:g}")

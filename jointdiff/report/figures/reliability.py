@@ -40,7 +40,7 @@ def draw_reliability(evidence: Evidence) -> Figure:
                 marker=marker,
                 markersize=4,
                 linestyle="-" if method in look else "--",
-                label=f"{method_name(method)} (ECE {error:.3f})" if len(budgets) == 1 else method_name(method),
+                label=method_name(method) + (f" (ECE {error:.3f})" if len(budgets) == 1 and error == error else ""),
             )
         binary = next(iter(evidence.cells[dataset, budget].values())).kind == "multi_label"
         axis.set(xlim=(0, 1), ylim=(0, 1), aspect="equal", xlabel="predicted probability")

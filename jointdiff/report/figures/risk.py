@@ -30,17 +30,19 @@ def draw_risk(evidence: Evidence) -> Figure:
             labels, found = evidence.predictions_of(dataset, budget, method)
             if found:
                 area = evidence.rows.summary(dataset, labels, method, "aurc").mean
-                name = method_name(method) + (f" (AURC {area:.3f})" if len(budgets) == 1 else "")
+                name = method_name(method) + (f" (AURC {area:.3f})" if len(budgets) == 1 and area == area else "")
                 curves[method] = name, np.nanmean([risk_at(cell, COVERAGE) for cell in found], axis=0)
         # The axis shows the competitors; a ceiling far above them is named instead of drawn.
         top = 1.06 * max((risk.max() for m, (_, risk) in curves.items() if m in look), default=1.0) + 0.005
         above = []
-        for method, (name, risk) in curves.items():
+        for i, (method, (name, risk)) in enumerate(curves.items()):
             if risk.min() > top:
                 above.append(f"{method_name(method).lower()}: {risk[-1]:.2f} ↑")
                 continue
             colour, line = CONTROL_STYLE.get(method) or (look[method][0], "-")
-            axis.plot(COVERAGE, risk, line, color=colour, label=name, zorder=1 if method in CONTROL_STYLE else 2)
+            # Methods of one colour differ in their markers, which stand apart where curves lie on one another.
+            mark = {} if method in CONTROL_STYLE else {"marker": look[method][1], "markevery": (3 + 4 * i % 24, 24)}
+            axis.plot(COVERAGE, risk, line, color=colour, label=name, zorder=2 if mark else 1, **mark)
         axis.text(0.01, 0.98, "\n".join(above), transform=axis.transAxes, va="top", color="#666666", fontsize=8)
         axis.set(xlim=(0, 1.01), ylim=(-0.02 * top, top))
         axis.set(xlabel="share of cases kept, surest first", ylabel="error among them")

@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING
 
 from jointdiff.report.evidence import Evidence
-from jointdiff.report.figures._drawing import MARKERS, PALETTE, legend_below, nothing, panels
+from jointdiff.report.figures._drawing import legend_below, nothing, panels
 from jointdiff.report.wording import RULES, budget_name, dataset_name, method_name
 
 if TYPE_CHECKING:
@@ -34,14 +34,15 @@ def draw_votes(evidence: Evidence) -> Figure:
     names = [
         f"{dataset_name(d)}: {budget_name(b)}"
         if not several
-        else f"{dataset_name(d)}: {method_name(m)}, {budget_name(b)}"
+        else f"{dataset_name(d)}: {method_name(m)}\n{budget_name(b)}"
         for d, m, b in voting
     ]
-    figure, axes = panels(names, width=4.2, height=3.1, columns=2)
+    figure, axes = panels(names, height=3.1)
     for axis, (dataset, method, labels) in zip(axes, voting, strict=True):
         metric = "auroc" if rows.distinct("seed", dataset=dataset, method=method, metric="vote_auroc") else "accuracy"
         ends = {}
-        for i, rule in enumerate(RULES):
+        for rule in RULES:
+            label, colour, line, marker = _RULE_STYLE[rule]
             trials = [str(n) for n in rows.trials(dataset, labels, method).get(rule, [])]
             calls, values = (
                 [rows.summary(dataset, labels, method, f"vote_{m}", rule=rule, trials=n) for n in trials]
@@ -50,11 +51,12 @@ def draw_votes(evidence: Evidence) -> Figure:
             if not trials or all(math.isnan(v.mean) for v in values):
                 continue
             x, y = ([s.mean for s in summaries] for summaries in (calls, values))
-            axis.plot(x, y, color=PALETTE[i], marker=MARKERS[i], markersize=4, label=_RULE_LABELS[rule], zorder=3)
+            fill = "white" if rule == "race" else colour  # seen where it lies on the majority
+            axis.plot(x, y, line, color=colour, marker=marker, markerfacecolor=fill, label=label, zorder=3)
             axis.fill_between(
                 x,
                 *([getattr(v, end) for v in values] for end in ("low", "high")),
-                color=PALETTE[i],
+                color=colour,
                 alpha=0.12,
                 linewidth=0,
             )
@@ -70,10 +72,11 @@ def draw_votes(evidence: Evidence) -> Figure:
     return figure
 
 
-_RULE_LABELS = {
-    "majority": "Majority of N trials",
-    "mean": "Mean error of N trials",
-    "race": "Race over at most N trials",
+# No colours of methods: these are rules.
+_RULE_STYLE = {
+    "majority": ("Majority of N trials", "#111111", "-", "o"),
+    "mean": ("Mean error of N trials", "#8C8C8C", "--", "s"),
+    "race": ("Race over at most N trials", "#111111", ":", "^"),
 }
 
 

@@ -10,6 +10,7 @@ from jointdiff.evaluate.scores import read_rows
 from jointdiff.report.evidence import Changes, Evidence
 from jointdiff.report.layout import WRITERS, Table
 from jointdiff.report.published import read_published
+from jointdiff.report.ranks import TOO_FEW
 from jointdiff.report.statistics import Scores, read_caveats, read_cells
 from jointdiff.report.tables.ablation import ablation_tables
 from jointdiff.report.tables.classification import classification_tables
@@ -18,7 +19,9 @@ from jointdiff.report.tables.counterfactual import counterfactual_tables
 from jointdiff.report.tables.images import images_tables
 from jointdiff.report.tables.joint import joint_tables
 from jointdiff.report.tables.localisation import localisation_tables
+from jointdiff.report.tables.ranks import ranks_tables
 from jointdiff.report.tables.systems import systems_tables
+from jointdiff.report.tables.trust import trust_tables
 from jointdiff.report.tables.usefulness import usefulness_tables
 from jointdiff.report.tables.votes import votes_tables
 
@@ -32,6 +35,7 @@ class Kind(NamedTuple):
 
 TABLES = {
     "classification": Kind(classification_tables),
+    "ranks": Kind(ranks_tables, f"Nothing to rank: {TOO_FEW}."),
     "systems": Kind(systems_tables),
     "votes": Kind(votes_tables, "No method of this experiment votes."),
     "joint": Kind(joint_tables, "No method of this experiment draws images."),
@@ -39,10 +43,11 @@ TABLES = {
     "usefulness": Kind(usefulness_tables, "No variant of this experiment learns from synthetic images."),
     "localisation": Kind(localisation_tables, "No method of this experiment explains findings."),
     "counterfactual": Kind(counterfactual_tables, "No method of this experiment makes counterfactuals."),
+    "trust": Kind(trust_tables),
     "ablation": Kind(ablation_tables, "No variant of this experiment changes another one."),
     "cost": Kind(cost_tables),
 }
-FORMATS = ("tex", "csv", "md", "html")
+FORMATS = ("tex", "csv", "md", "html", "json")
 
 
 def draw_tables(

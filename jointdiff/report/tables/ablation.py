@@ -9,7 +9,7 @@ from typing import Any
 
 from jointdiff.report.evidence import Changes, Evidence
 from jointdiff.report.layout import Cell, Column, Line, Section, Table, cell_of, digits_of, paged
-from jointdiff.report.statistics import Comparison, Scores, Summary, compare_with_base, enough_draws
+from jointdiff.report.statistics import Comparison, Scores, compare_with_base, enough_draws
 from jointdiff.report.wording import budget_name, change_name, dataset_name, method_name
 
 MAX_NAME = 60  # letters of a line's name: more changes become a footnote
@@ -140,9 +140,10 @@ def _pair(
     value = cell_of(rows.summary(dataset, block.labels, method, metric))
     if method == block.base:
         return value, Cell()
+    gap = rows.difference(dataset, block.labels, method, block.base, metric)
     if tested is None:
-        return value, Cell(rows.difference(dataset, block.labels, method, block.base, metric))
-    gap = Summary(tested.difference, math.nan, tested.low, tested.high, tested.seeds)
+        return value, Cell(gap)
+    gap = replace(gap, mean=tested.difference, sd=math.nan, low=tested.low, high=tested.high, seeds=tested.seeds)
     return value, Cell(gap, different=tested.different)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from jointdiff.report.evidence import Evidence
-from jointdiff.report.layout import Cell, Column, Line, Section, Table, digits_of
+from jointdiff.report.layout import Column, Line, Section, Table, cell_of, digits_of
 from jointdiff.report.wording import CONTROLS, budget_name, dataset_name
 
 
@@ -41,10 +41,11 @@ def cost_tables(evidence: Evidence) -> Iterator[Table]:
                 continue
             digits = 3 if metric == "auroc" else 0 if metric.startswith("calls") else digits_of(values)
             columns.append(Column(name, metric, group, unit, digits, scale))
-            found.append([replace(s, sd=math.nan, reason="") for s in summaries])
+            # Seeds differ in the noise of the clock alone; a gap keeps its reason.
+            found.append([replace(s, sd=math.nan, reason="" if s.seeds else s.reason) for s in summaries])
         competing, controls = (
             tuple(
-                Line(name, tuple(Cell(column[i]) for column in found), competes=wanted)
+                Line(name, tuple(cell_of(column[i]) for column in found), competes=wanted)
                 for i, (method, _, name) in enumerate(lines)
                 if (method not in CONTROLS) == wanted
             )

@@ -89,7 +89,8 @@ def _map_lines(
                 control = place in CONTROL_MAPS
                 name = map_name(place) if control else f"{method_name(method)}: {map_name(place)}"
                 line = Line(name, cells, competes=not control)
-                if all(math.isnan(s.mean) for s in summaries):
+                never_run = not any(row["run_id"] for s in summaries for row in s.rows)
+                if all(math.isnan(s.mean) for s in summaries) and not never_run:
                     silent.setdefault(name, line)
                 elif control:
                     controls.setdefault(place, line)

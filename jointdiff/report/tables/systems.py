@@ -89,5 +89,5 @@ def _cell(rows: Scores, dataset: str, labels: str, method: str, metric: str) -> 
         return Cell(summary, note="; ".join(filter(None, [what, summary.reason])))
     summary = rows.summary(dataset, labels, method, metric)
     if metric.startswith(("calls", "ms")):  # seeds differ in the noise of the clock alone
-        return Cell(replace(summary, sd=math.nan, reason=""))
+        return cell_of(replace(summary, sd=math.nan, reason="" if summary.seeds else summary.reason))
     return cell_of(summary)

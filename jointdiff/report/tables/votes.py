@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 
-import numpy as np
-
-from jointdiff.evaluate.classification import Predictions
 from jointdiff.report.evidence import Evidence
 from jointdiff.report.layout import Cell, Column, Line, Section, Table, cell_of, over, paged, rank
-from jointdiff.report.statistics import Scores, Summary, over_seeds, risk_at
+from jointdiff.report.statistics import Scores, Summary
 from jointdiff.report.wording import RULES, budget_name, dataset_name, method_name, rule_name
 
 SHOWN_TRIALS = (1, 5, 25, 101, 501)  # of those that are scored, and the last one
@@ -28,14 +25,13 @@ def votes_tables(evidence: Evidence) -> Iterator[Table]:
         Column("per image", "vote_calls", "Network calls", digits=1, ranked=False),
         Column("times fewer", "", "Network calls", digits=1, ranked=False),
         Column("AURC", "aurc", "Risk-coverage"),
-        Column(f"surest {100 * SUREST:g} %", "accuracy", "Risk-coverage"),
+        Column(f"surest {100 * SUREST:g} %", f"accuracy_kept_{SUREST:g}", "Risk-coverage"),
     )
     for dataset in rows.distinct("dataset", metric="vote_calls"):
         sections = []
         for method in rows.methods(dataset, "vote_calls", evidence.order):
             for labels in rows.distinct("labels", dataset=dataset, method=method, metric="vote_calls"):
-                own = [c for (m, _), c in sorted(evidence.cells.get((dataset, labels), {}).items()) if m == method]
-                sections.append(rank(_votes_section(rows, dataset, labels, method, own), columns))
+                sections.append(rank(_votes_section(rows, dataset, labels, method), columns))
         shown = [c for c in range(len(columns)) if any(not s.cells[c].empty for sec in sections for s in sec.lines)]
         for page, part in enumerate(paged(sections)):
             yield Table(
@@ -61,7 +57,7 @@ def votes_tables(evidence: Evidence) -> Iterator[Table]:
             )
 
 
-def _votes_section(rows: Scores, dataset: str, labels: str, method: str, own: Sequence[Predictions]) -> Section:
+def _votes_section(rows: Scores, dataset: str, labels: str, method: str) -> Section:
     scored = rows.trials(dataset, labels, method)
     full = rows.all_calls(dataset, labels, method)
     most = max(numbers[-1] for numbers in scored.values())
@@ -76,12 +72,11 @@ def _votes_section(rows: Scores, dataset: str, labels: str, method: str, own: Se
             reference = (rule, trials) == ("majority", most)
             cells = cell_of(accuracy), Cell() if reference else Cell(gain), cell_of(auroc), *_taken(calls, full)
             lines.append(Line(rule_name(rule, trials), (*cells, Cell(), Cell())))
-    accuracy, auroc, calls, aurc = (
+    accuracy, auroc, calls, aurc, surest = (
         rows.summary(dataset, labels, method, metric)
-        for metric in ("accuracy", "auroc", "calls_per_prediction", "aurc")
+        for metric in ("accuracy", "auroc", "calls_per_prediction", "aurc", f"accuracy_kept_{SUREST:g}")
     )
-    surest = over_seeds([1 - float(risk_at(cell, np.array([SUREST]))[0]) for cell in own])
-    predicted = (cell_of(accuracy), Cell(), cell_of(auroc), *_taken(calls, full), cell_of(aurc), Cell(surest))
+    predicted = (cell_of(accuracy), Cell(), cell_of(auroc), *_taken(calls, full), cell_of(aurc), cell_of(surest))
     lines.append(Line("As predicted", predicted, competes=False))
     return Section(f"{method_name(method)}, {budget_name(labels)}; {most} trials are {full:g} calls", tuple(lines))
 
@@ -89,4 +84,4 @@ def _votes_section(rows: Scores, dataset: str, labels: str, method: str, own: Se
 def _taken(calls: Summary, full: float) -> tuple[Cell, Cell]:
     """Return the calls of an answer and how many times fewer they are than all."""
     fewer = full / calls.mean if calls.mean > 0 else math.nan
-    return Cell(replace(calls, sd=math.nan, reason="")), Cell(Summary(mean=fewer))
+    return Cell(replace(calls, sd=math.nan, reason="")), Cell(Summary(mean=fewer, rows=calls.rows))
