@@ -14,6 +14,7 @@ from torch import Tensor
 from jointdiff.batches import answers
 from jointdiff.data.store import open_store
 from jointdiff.devices import pick_device
+from jointdiff.evaluate.frechet import frechet_distance
 from jointdiff.evaluate.scores import Identity, Row, format_protocol, score_row
 from jointdiff.files import read_json, sha256
 from jointdiff.models import load_model
@@ -23,20 +24,6 @@ from jointdiff.training.selection import macro_auroc
 # clean-fid's Inception network (its file name and the digest of the published file).
 INCEPTION_FILE = "inception-2015-12-05.pt"
 INCEPTION_SHA256 = "f58cb9b6ec323ed63459aa4fb441fe750cfe39fafad6da5cb504a16f19e958f4"
-
-
-def frechet_distance(a: np.ndarray, b: np.ndarray) -> float:
-    """Return |m_a - m_b|^2 + tr(S_a + S_b - 2 (S_a S_b)^(1/2)) between features (N, D) (Dowson & Landau 1982).
-
-    The trace of the root comes from the eigenvalues of the symmetric S_a^(1/2) S_b S_a^(1/2), which needs no matrix
-    root of a product and stays real when N < D.
-    """
-    mean_a, mean_b = a.mean(axis=0), b.mean(axis=0)
-    cov_a, cov_b = (np.atleast_2d(np.cov(x, rowvar=False)) for x in (a, b))
-    values, vectors = np.linalg.eigh(cov_a)
-    root = (vectors * np.sqrt(values.clip(min=0.0))) @ vectors.T
-    cross = np.sqrt(np.linalg.eigvalsh(root @ cov_b @ root).clip(min=0.0)).sum()
-    return float(((mean_a - mean_b) ** 2).sum() + np.trace(cov_a) + np.trace(cov_b) - 2.0 * cross)
 
 
 def score_generated(

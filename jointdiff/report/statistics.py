@@ -29,11 +29,11 @@ LOWER_IS_BETTER = frozenset(
         *("ece", "brier", "nll", "aurc", "frechet_distance", "fid", "change_outside", "side_effect"),
         *("judge_side_effect", "enforce_side_effect", "judge_enforce_side_effect", "proximity", "edit_size"),
         *("sparsity", "spread", "train_seconds", "train_gflop", "parameters", "peak_memory_mib"),
-        "vote_calls",
+        *("edit_frechet_distance", "control_frechet_distance", "unedited_frechet_distance", "vote_calls"),
         *(
             f"{quantity}_per_{what}"
             for quantity in ("ms", "calls")
-            for what in ("prediction", "sample", "counterfactual")
+            for what in ("prediction", "sample", "counterfactual", "map")
         ),
     }
 )
