@@ -214,14 +214,17 @@ def _validity_rows(scorer: _Scorer, arrays: Mapping[str, np.ndarray], *, present
     ):
         if before not in arrays or after not in arrays:
             continue
-        found = _validity(arrays["finding"].astype(int), arrays[before], arrays[after], present=present)
+        finding = arrays["finding"].astype(int)
+        found = _validity(finding, arrays[before], arrays[after], present=present)
         if who == "control_":
             # What the unguided reconstruction does as well was not done by the edit.
             values = {rate: found["rate"], f"{prefix}probability": found["probability_after"]}
         else:
             values = {rate: found.pop("rate")} | {f"{prefix}{metric}": value for metric, value in found.items()}
         if f"{who}{INSERTION}" in arrays:
-            values[f"{prefix}cout"] = cout(arrays[f"{who}{INSERTION}"], present=present)
+            first, last = (np.take_along_axis(arrays[end], finding[:, None], axis=1) for end in (before, after))
+            path = np.concatenate([first, arrays[f"{who}{INSERTION}"], last], axis=1)
+            values["cout"] = cout(path)
         rows += scorer.rows({f"{who}{metric}": value for metric, value in values.items()}, map=CHANGE_MAPS[0])
     return rows
 
@@ -244,17 +247,16 @@ def _validity(finding: np.ndarray, before: np.ndarray, after: np.ndarray, *, pre
     }
 
 
-def cout(path: np.ndarray, *, present: bool) -> np.ndarray:
-    """Return how early a finding goes (or comes, if it is to be ``present``), in [-1, 1], from paths (M, steps + 1).
+def cout(path: np.ndarray) -> np.ndarray:
+    """Return how early a finding goes, (M,) in [-1, 1], from its probability p on the way to the edit (M, steps + 1).
 
-    A path holds the finding's probability p as the pixels of an edit are put into its image, the most changed first.
-    COUT is the area under the path of the probability that is asked for, less the area under that of the one that was
-    there (Khorram & Fuxin 2022, arXiv 2203.15064), by the trapezoidal rule. Being there and not being there have p and
-    1 - p, so that both areas say the same: it is 1 - 2 A, or 2 A - 1, where A is the area under p. NaN where the image
-    showed from the beginning what was asked for, which is then no merit of the edit.
+    COUT is the area under the probability that the edit is to bring about less that under the probability of what was
+    there (Khorram & Fuxin 2022, arXiv 2203.15064), by the trapezoidal rule. Of a finding that is to go these are 1 - p
+    and p, so that both areas are one number A, that under p: COUT is 1 - 2 A. NaN where the finding was not seen to
+    begin with, so that it is no merit of the edit if it is not seen.
     """
     area = (path[:, :-1] + path[:, 1:]).astype(np.float64).mean(axis=1) / 2
-    return np.where((path[:, 0] >= THRESHOLD) != present, (2 * area - 1) * (1 if present else -1), np.nan)
+    return np.where(path[:, 0] >= THRESHOLD, 1 - 2 * area, np.nan)
 
 
 def _realism_rows(identity: Identity, facts: Mapping[str, Any], seen: Mapping[str, np.ndarray]) -> list[Row]:
@@ -356,9 +358,9 @@ class _Scorer:
 
 
 def _undefined_reason(metric: str, n: int) -> str:
-    if metric.endswith(("flip_rate", "cout")) and "enforce" not in metric:
+    if metric.endswith(("flip_rate", "cout")):
         return "no image in which the finding was seen before the edit"
-    if metric.endswith(("enforce_rate", "cout")):
+    if metric.endswith("enforce_rate"):
         return "no image in which the finding was not seen before the edit"
     if metric.endswith("side_effect"):
         return "no other finding"

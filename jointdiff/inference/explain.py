@@ -186,6 +186,8 @@ def _saliency(
     name: str, method: Method, data: Store, cases: _Cases, batch_size: int, device: torch.device
 ) -> tuple[np.ndarray, float, float]:
     """Return maps (M, size, size), and the milliseconds and network calls that one takes."""
+    import captum.attr  # noqa: F401 - now, since the seconds that this takes are no cost of a map
+
     count, size, counted, seconds = len(cases.rows), data.info.size, _Counted(method), 0.0
     maps = np.zeros((count, size, size), dtype=np.float32)
     for part, images in _by_finding(data, cases, batch_size, device):
@@ -224,14 +226,16 @@ def _counterfactuals(
     found |= {name: np.zeros((count, size, size, channels), np.uint8) for name in ("counterfactual", "control")}
     found |= {name: np.zeros((count, outputs), np.float32) for name in ("before", "after")}
     judges: dict[str, Callable[[Tensor], Tensor]] = {"": method.predict}
-    # Who is slow to ask is not asked on the way from the image to its edit.
-    paths = {} if isinstance(method, Voter) else {"": method.predict}
     if umpire is not None:
-        paths |= {"judge_": umpire.predict, "control_": umpire.predict}
         judges["judge_"] = umpire.predict
         judged = ("judge_before", "judge_after", "judge_control")
         found |= {name: np.zeros((count, outputs), np.float32) for name in judged}
-    found |= {f"{who}{INSERTION}": np.zeros((count, INSERTIONS + 1), np.float32) for who in paths}
+    # On the way to an edit that removes: each step asks anew, which of a method that votes takes too long.
+    paths: dict[str, Callable[[Tensor], Tensor]] = {}
+    if cases.target == 0.0:
+        paths |= {} if isinstance(method, Voter) else {"": method.predict}
+        paths |= {} if umpire is None else {"judge_": umpire.predict, "control_": umpire.predict}
+    found |= {f"{who}{INSERTION}": np.zeros((count, INSERTIONS - 1), np.float32) for who in paths}
     calls, seconds = 0, 0.0
     with Progress("counterfactuals", total=count, unit="images") as progress:
         for part, images in _by_finding(data, cases, settings.batch_size, device):

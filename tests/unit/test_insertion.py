@@ -24,17 +24,20 @@ def test_the_most_changed_pixels_come_first():
         return brightness(states)
 
     path = insertion_path(predict, images, edited, finding=0, steps=4)
-    expected = [[1, 1, 1, 1], [1, -1, 1, 1], [1, -1, 0.6, 1], [0.8, -1, 0.6, 1], [0.8, -1, 0.6, 1]]
+    expected = [[1, -1, 1, 1], [1, -1, 0.6, 1], [0.8, -1, 0.6, 1]]
     np.testing.assert_allclose(seen, expected, rtol=1e-6)
     np.testing.assert_allclose(path[0], [(np.mean(state) + 1) / 2 for state in expected], rtol=1e-6)
 
 
-def test_a_path_begins_with_the_image_and_ends_with_the_edit():
-    images, edited = torch.rand(3, 3, 5, 7) * 2 - 1, torch.rand(3, 3, 5, 7) * 2 - 1
-    path = insertion_path(brightness, images, edited, finding=1, steps=10)
-    torch.testing.assert_close(path[:, 0], brightness(images)[:, 1])
-    torch.testing.assert_close(path[:, -1], brightness(edited)[:, 1])
-    assert path.shape == (3, 11)
+def test_each_image_has_its_own_order_and_steps_of_equal_size():
+    images, edited = -torch.ones(2, 3, 5, 7), -torch.ones(2, 3, 5, 7)
+    edited[0] += torch.arange(35).view(5, 7) / 35
+    edited[1] += torch.arange(35).flip(0).view(5, 7) / 35
+    states = []
+    insertion_path(lambda s: states.append(s) or brightness(s), images, edited, finding=1, steps=10)
+    put_in = torch.stack([(state > -1).any(dim=1).flatten(1) for state in states])  # (9, 2, 35)
+    assert put_in.sum(dim=2)[:, 0].tolist() == [round(3.5 * step) for step in range(1, 10)]
+    assert torch.equal(put_in[:, 0], put_in[:, 1].flip(-1)) and put_in[0, 0, -1] and not put_in[0, 0, 0]
 
 
 def test_a_linear_classifier_has_its_closed_form():
@@ -50,26 +53,23 @@ def test_a_linear_classifier_has_its_closed_form():
     def predict(states):
         return 0.9 - c * n * states.sum(dim=(1, 2, 3))[:, None]
 
-    path = insertion_path(predict, images, edited, finding=0, steps=n).numpy()
+    between = insertion_path(predict, images, edited, finding=0, steps=n)
+    path = np.concatenate([predict(images), between, predict(edited)], axis=1)
     t = np.arange(n + 1)
     np.testing.assert_allclose(path[0], 0.9 - c * (t * n - t * (t - 1) / 2))
     area = 0.9 - c * (n + 1) * (4 * n - 1) / 12
-    assert cout(path, present=False)[0] == pytest.approx((1 - area) - area)
+    assert cout(path)[0] == pytest.approx((1 - area) - area)
 
 
 def test_cout_is_the_difference_of_both_areas():
-    rng = np.random.default_rng(0)
-    gone, came = rng.random((20, 11)), rng.random((20, 11))
-    gone[:, 0], came[:, 0] = 0.8, 0.1
-    for path, present in ((gone, False), (came, True)):
-        asked = path if present else 1 - path
-        expected = np.trapezoid(asked, dx=0.1, axis=1) - np.trapezoid(1 - asked, dx=0.1, axis=1)
-        np.testing.assert_allclose(cout(path, present=present), expected)
+    path = np.random.default_rng(0).random((20, 11))
+    path[:, 0] = 0.8
+    expected = np.trapezoid(1 - path, dx=0.1, axis=1) - np.trapezoid(path, dx=0.1, axis=1)
+    np.testing.assert_allclose(cout(path), expected)
 
 
 def test_the_extremes_of_cout():
     gone_at_once = np.array([[1.0] + [0.0] * 10])
-    assert cout(gone_at_once, present=False) == pytest.approx(0.9)  # half of the first of ten steps is lost
-    assert cout(np.ones((1, 11)), present=False) == -1
-    assert cout(np.zeros((1, 11)), present=True) == -1
-    assert np.isnan(cout(np.zeros((1, 11)), present=False)) and np.isnan(cout(np.ones((1, 11)), present=True))
+    assert cout(gone_at_once) == pytest.approx(0.9)  # half of the first of ten steps is lost
+    assert cout(np.ones((1, 11))) == -1
+    assert np.isnan(cout(np.zeros((1, 11))))  # never seen
