@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -90,7 +91,7 @@ def explain(
         protocol |= settings.model_dump(exclude={"images_per_finding", "healthy_per_finding", "batch_size"})
     with atomic_path(out) as aside:
         np.savez(aside, allow_pickle=False, **found, protocol=json.dumps(protocol), cost=json.dumps(cost))
-    _draw(found, names, Path(picture), title=f"{data.info.title}: {', '.join(explainers).replace('_', ' ')}")
+    _draw(found, names, Path(picture), title=data.info.title)
 
 
 def _check_explainers(method: Method, explainers: Sequence[str]) -> None:
@@ -296,7 +297,8 @@ def _draw(found: dict[str, np.ndarray], names: Sequence[str], path: Path, *, tit
         rows += [f"{sign}{names[k]}" for k in finding[shown]]
         for key, parts in pictures.items():
             # What only images with the finding have, a region or another explainer's map, stays empty elsewhere.
-            blank = np.zeros((len(finding), *found[key].shape[1:]), found[key].dtype)
+            nothing = math.nan if key.startswith("map:") else 0
+            blank = np.full((len(finding), *found[key].shape[1:]), nothing, found[key].dtype)
             parts.append(arrays.get(key, blank)[shown])
     columns = {key: np.concatenate(parts) for key, parts in pictures.items()}
     regions = columns.pop("region")
