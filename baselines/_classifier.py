@@ -85,6 +85,10 @@ class ClassifierMethod(Method):
         """Return scores (N, K) before the sigmoid or softmax."""
         return self.net(images)
 
+    def image_logits(self, images: Tensor) -> Tensor:
+        """Return scores (N, K) of images, which are all that it ever sees."""
+        return self.logits(images)
+
     def features(self, images: Tensor) -> Tensor:
         """Return pooled features (N, D)."""
         return self.net.features(images)

@@ -82,8 +82,18 @@ class GuidedDiffusion(UNetMethod):
 
     def probabilities(self, codes: Tensor) -> Tensor:
         """Return probabilities (N, K) of clean codes; the diffusion model has no say."""
-        steps = torch.zeros(len(codes), dtype=torch.long, device=codes.device)
-        return self.task.probabilities(self.classifier(codes, steps))
+        return self.task.probabilities(self._logits(codes))
+
+    def image_logits(self, images: Tensor) -> Tensor:
+        """Return the classifier's logits (N, K) of images."""
+        return self._logits(self.codec.encode(images))
+
+    def feature_layer(self) -> nn.Module:
+        """Return the end of the classifier's encoder: the last of the maps that its head sees."""
+        return self.classifier.encoder.mid_block.resnets[1]
+
+    def _logits(self, codes: Tensor) -> Tensor:
+        return self.classifier(codes, torch.zeros(len(codes), dtype=torch.long, device=codes.device))
 
     # --- Generation and explanation ---------------------------------------------------------------------------------
 

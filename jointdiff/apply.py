@@ -26,7 +26,7 @@ from jointdiff.evaluate.voting import entropy, fixed
 from jointdiff.explain.saliency import change_map, grad_cam
 from jointdiff.files import atomic_path, read_json
 from jointdiff.inference.generate import generate
-from jointdiff.method import Explainer, Generator, HasFeatures, Method, Voter, to_bytes
+from jointdiff.method import Explainer, Generator, HasMaps, Method, Voter, to_bytes
 from jointdiff.models import load_model
 from jointdiff.pictures import save_overlay
 from jointdiff.progress import Progress
@@ -225,8 +225,8 @@ def explain_images(
     edits = isinstance(method, Explainer)
     if enforce and not edits:
         raise _unable(model, method, "add a finding", Explainer)
-    if not edits and not isinstance(method, HasFeatures):
-        raise _unable(model, method, "explain an image", Explainer, HasFeatures)
+    if not edits and not isinstance(method, HasMaps):
+        raise _unable(model, method, "explain an image", Explainer, HasMaps)
     explainer, scale = (
         ("counterfactual", "change less control (share of the range)") if edits else ("grad_cam", "Grad-CAM")
     )

@@ -67,6 +67,15 @@ Budgets = Annotated[
     BeforeValidator(_some_budgets),
     WithJsonSchema({"anyOf": [{"enum": ["grid", "all"]}, {"type": "array", "items": BUDGET_SCHEMA, "minItems": 1}]}),
 ]
+Map = Literal[
+    "counterfactual",
+    "grad_cam",
+    "grad_cam_plus_plus",
+    "integrated_gradients",
+    "occlusion",
+    "random_map",
+    "centre_prior",
+]
 Options = dict[str, bool | int | float | str | list[str]]  # what a data set's read() accepts
 
 
@@ -129,9 +138,8 @@ class MethodVariant(Closed):
     labels: Budgets = "grid"
     tune: bool = True  # whether its settings are searched where `tuning` asks for trials
     generate: bool = False  # draw synthetic images from it
-    explain: Annotated[list[Literal["counterfactual", "grad_cam", "random_map", "centre_prior"]], Distinct] = Field(
-        default_factory=list
-    )  # maps of where a finding is, scored against masks and boxes
+    # Maps of where a finding is, scored against masks and boxes.
+    explain: Annotated[list[Map], Distinct] = Field(default_factory=list)
     settings: dict[str, Any] = Field(default_factory=dict)  # the method's own Settings
     training: dict[str, Any] = Field(default_factory=dict)  # overrides of `training` for this method
     generation: dict[str, Any] = Field(default_factory=dict)  # overrides of `generation`
@@ -626,7 +634,7 @@ def _check_names(experiment: Experiment) -> None:
         if variant.autoencoder is not None and "latents" not in schema["x-can"]:
             raise ConfigError(f"{key}.autoencoder: {method} works on images; remove this key")
         for ability in [*(["generate"] if variant.generate else []), *variant.explain]:
-            if ability in ("generate", "counterfactual", "grad_cam") and ability not in schema["x-can"]:
+            if ability not in ("random_map", "centre_prior", *schema["x-can"]):  # these two need no model
                 verb = "draw images" if ability == "generate" else f"explain by {ability}"
                 able = [other for other in declared_methods() if ability in abilities(other)]
                 where = "generate" if ability == "generate" else "explain"

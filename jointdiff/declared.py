@@ -25,7 +25,7 @@ def declared_methods() -> dict[str, Any]:
 
 
 def abilities(method: str) -> frozenset[str]:
-    """Return what a built-in method can do: generate, counterfactual, grad_cam, vote, latents, label_free."""
+    """Return what a built-in method can do: generate, vote, latents, label_free, and explanations."""
     return frozenset(declared_methods().get(method, {}).get("x-can", ()))
 
 

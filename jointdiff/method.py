@@ -250,19 +250,29 @@ class Voter(Protocol):
 
 
 @runtime_checkable
-class HasFeatures(Protocol):
-    """A classifier whose last feature maps can be looked at."""
+class HasLogits(Protocol):
+    """A classifier that answers in one pass, which gradients can follow back to the image."""
+
+    def image_logits(self, images: Tensor) -> Tensor:
+        """Return scores (N, K) before the sigmoid or softmax for images (N, C, H, W) in [-1, 1]; gradients flow."""
+        ...
+
+
+@runtime_checkable
+class HasMaps(HasLogits, Protocol):
+    """A classifier whose last maps can be looked at."""
 
     def feature_layer(self) -> nn.Module:
-        """Return the module whose output (N, D, h, w) Grad-CAM weighs and whose pooled output is the feature vector."""
+        """Return the module whose output (N, D, h, w) Grad-CAM weighs."""
         ...
+
+
+@runtime_checkable
+class HasFeatures(HasMaps, Protocol):
+    """A classifier that tells images apart by the mean of its last maps alone."""
 
     def features(self, images: Tensor) -> Tensor:
         """Return pooled features (N, D)."""
-        ...
-
-    def logits(self, images: Tensor) -> Tensor:
-        """Return scores (N, K) before the sigmoid or softmax."""
         ...
 
 

@@ -25,16 +25,16 @@ def save_strips(
 ) -> None:
     """Draw one row per case: images (uint8, N x H x W x C) in grey, maps (N x H x W) in colour, regions outlined.
 
-    Maps of one column share their scale, from 0 to the column's 99.5th percentile.
+    Maps of one column share their scale, from 0 to the column's 99.5th percentile; where there is none (NaN) it stays
+    blank. Grey images and maps have their scale below.
     """
     figure, axes = _canvas(len(rows), len(columns))
     for column, (name, values) in enumerate(columns.items()):
-        top = max(float(np.percentile(values, 99.5)), 1e-6) if values.ndim == 3 else 1.0
+        top = max(float(np.nanpercentile(values, 99.5)), 1e-6) if values.ndim == 3 else 1.0
         for row in range(len(rows)):
             axis = axes[row, column]
-            shown = None
             if values.ndim == 4:
-                _show(axis, values[row])
+                shown = _show(axis, values[row])
             else:
                 shown = axis.imshow(values[row], cmap="inferno", vmin=0.0, vmax=top)
             if regions[row].any():
@@ -129,11 +129,12 @@ def _bare(axis) -> None:
         side.set_visible(False)
 
 
-def _show(axis, image: np.ndarray) -> None:
+def _show(axis, image: np.ndarray):
+    """Draw an image, and return what a grey one's scale is made of, or None for one in colour."""
     if image.shape[2] == 1:
-        axis.imshow(image[:, :, 0], cmap="gray", vmin=0, vmax=255)
-    else:
-        axis.imshow(image)
+        return axis.imshow(image[:, :, 0], cmap="gray", vmin=0, vmax=255)
+    axis.imshow(image)
+    return None
 
 
 def _save(figure, path: Path, title: str) -> None:

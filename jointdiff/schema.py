@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from jointdiff.config import Experiment
-from jointdiff.method import Explainer, Generator, HasFeatures, Voter
+from jointdiff.explain.saliency import SALIENCY
+from jointdiff.method import Explainer, Generator, Voter
 from jointdiff.nets.autoencoder import KLAutoencoder
 from jointdiff.registry import load_method, methods
 
@@ -14,7 +15,8 @@ __all__ = ["config_schema"]
 
 def config_schema() -> dict[str, Any]:
     """Build the JSON Schema of a configuration, with the settings of every built-in method."""
-    contracts = {"generate": Generator, "counterfactual": Explainer, "grad_cam": HasFeatures, "vote": Voter}
+    contracts: dict[str, type] = {"generate": Generator, "counterfactual": Explainer, "vote": Voter}
+    contracts |= {name: saliency.needs for name, saliency in SALIENCY.items()}
     declared = {}
     for name in methods():
         method = load_method(name)

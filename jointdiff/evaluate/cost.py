@@ -22,7 +22,7 @@ def score_cost(
     generated: Path | str | None = None,
     explanations: Path | str | None = None,
 ) -> list[Row]:
-    """Return the cost of training, and of one prediction, sample and counterfactual where there are any.
+    """Return the cost of training, and of one prediction, sample, counterfactual and map where there are any.
 
     ``run`` is the content of run.json, whose ``cost`` holds seconds, GFLOP, images/s, parameters and MiB. The other
     files carry their own cost as JSON: predictions.parquet in its metadata, generated.npz and explanations.npz in the
@@ -46,16 +46,21 @@ def score_cost(
         for metric in TRAINING
         if cost.get(metric) is not None
     ]
+    explained = _archive_cost(explanations)
     measured = {
         "prediction": (read_cost(predictions) if predictions else {}, "image"),
         "sample": (_archive_cost(generated), "sample"),
-        "counterfactual": (_archive_cost(explanations), "counterfactual"),
+        "counterfactual": (explained, "counterfactual"),
     }
     for what, (values, unit) in measured.items():
         for quantity in ("ms", "calls"):
             if (value := values.get(f"{quantity}_per_{unit}")) is not None:
                 protocol = format_protocol(device=values.get("device", device))
                 rows.append(score_row(identity, metric=f"{quantity}_per_{what}", value=value, n=1, protocol=protocol))
+    for quantity in ("ms", "calls"):
+        for name, value in explained.get(f"{quantity}_per_map", {}).items():
+            protocol = format_protocol(map=name, device=device)
+            rows.append(score_row(identity, metric=f"{quantity}_per_map", value=value, n=1, protocol=protocol))
     return rows
 
 

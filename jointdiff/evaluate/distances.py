@@ -26,6 +26,12 @@ def frechet_distance(a: np.ndarray, b: np.ndarray) -> float:
     return float(((mean_a - mean_b) ** 2).sum() + np.trace(cov_a) + np.trace(cov_b) - 2.0 * cross)
 
 
+def few_images(features: np.ndarray) -> str | None:
+    """Return a caution where features (N, D) are too few for a covariance of full rank, else None."""
+    count, width = features.shape
+    return f"fewer images than the {width} features" if count <= width else None
+
+
 def kernel_distance(a: np.ndarray, b: np.ndarray) -> float:
     """Return the squared maximum mean discrepancy of features under the kernel (x y / D + 1)^3, without bias.
 

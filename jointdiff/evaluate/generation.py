@@ -15,6 +15,7 @@ from jointdiff.data.store import open_store
 from jointdiff.devices import pick_device
 from jointdiff.evaluate.distances import (
     density_coverage,
+    few_images,
     frechet_distance,
     kernel_distance,
     nearest,
@@ -75,8 +76,7 @@ def score_generated(
     )
     shared = {"extractor": read_variant(extractor), "reference": "test", "n_real": len(test)}
     facts = {**shared, **protocol, "n_generated": len(images), "weights": "EMA"}
-    if len(images) <= test.shape[1]:
-        facts["flag"] = f"fewer images than the {test.shape[1]} features"
+    facts["flag"] = few_images(drawn)
     rows = [scored(metric, value, **facts) for metric, value in quality(drawn, test).items()]
     real = quality(seen_features[np.searchsorted(seen, some_train)], test)
     rows += [
@@ -102,9 +102,7 @@ def score_generated(
     network = inception_network(inception, target)
     a, b = (inception_features(network, x, target) for x in (images, data.images[roles["test"]]))
     facts |= {"extractor": "inception", "resize": "clean-fid bicubic 299", "sha256": sha256(inception)[:16]}
-    facts.pop("flag", None)
-    if len(images) <= a.shape[1]:
-        facts["flag"] = f"fewer images than the {a.shape[1]} features"
+    facts["flag"] = few_images(a)
     return [*rows, scored("fid", frechet_distance(a, b), **facts), scored("kid", kernel_distance(a, b), **facts)]
 
 

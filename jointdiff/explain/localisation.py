@@ -16,13 +16,15 @@ import numpy as np
 
 from jointdiff.evaluate.bootstrap import percentile_interval, resample
 from jointdiff.evaluate.classification import Cases, auroc, average_precision, mean_defined, ratio
+from jointdiff.evaluate.distances import few_images, frechet_distance
 from jointdiff.evaluate.scores import MACRO, NOWHERE, Identity, Row, format_protocol, score_row
-from jointdiff.explain.archive import ENFORCED
+from jointdiff.explain.archive import CHANGE_MAPS, ENFORCED, FEATURES, INSERTION
 
 NO_REGIONS = "no regions in data set"
 THRESHOLD = 0.5  # probability from which a finding counts as seen, before and after the edit
 CHANGED = 0.05  # share of the pixel range from which a pixel counts as changed
-CHANGE_MAPS = ("counterfactual", "counterfactual_control")  # in shares of the pixel range, so that a mean has a unit
+HOTTEST = 0.05  # share of the pixels around which a box is drawn
+OVERLAPS = (0.1, 0.25, 0.5)  # from which such a box is said to have found the region: those of Wang et al. 2017
 
 
 def change_inside(change: np.ndarray, region: np.ndarray) -> float:
@@ -59,6 +61,46 @@ def iou(heat: np.ndarray, region: np.ndarray) -> float:
     return float(shared / (2 * size - shared))
 
 
+def box_iou(heat: np.ndarray, region: np.ndarray) -> float:
+    """Return the intersection over union of the boxes around the hottest 5 % of a map and around the region."""
+    shared, found, wanted = _boxes(heat, region)
+    return shared / (found + wanted - shared)
+
+
+def box_iobb(heat: np.ndarray, region: np.ndarray) -> float:
+    """Return which share of the box around the hottest 5 % of a map lies in that around the region.
+
+    It is the intersection over the detected box, a precision (Wang et al. 2017, arXiv 1705.02315).
+    """
+    shared, found, _ = _boxes(heat, region)
+    return shared / found
+
+
+def _boxes(heat: np.ndarray, region: np.ndarray) -> tuple[int, int, int]:
+    """Return how many pixels two boxes share, and how many each has: around the hottest pixels and the region.
+
+    The hottest are at most ``HOTTEST`` of all: ties at that edge are left out, lest a map of a single spot have no box
+    but the image. Only where they tie for the maximum do all of them count.
+    """
+    kept = max(1, round(HOTTEST * heat.size))
+    edge = np.partition(heat.ravel(), -kept - 1)[-kept - 1]
+    top, down, left, right = _box(heat > edge if heat.max() > edge else heat == edge)
+    other_top, other_down, other_left, other_right = _box(region)
+    height = max(0, min(down, other_down) - max(top, other_top))
+    width = max(0, min(right, other_right) - max(left, other_left))
+    return height * width, (down - top) * (right - left), (other_down - other_top) * (other_right - other_left)
+
+
+def _box(mask: np.ndarray) -> tuple[int, int, int, int]:
+    """Return the first row and column of a mask, and those behind its last: top, down, left, right."""
+    rows, columns = (np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0))
+    return int(rows[0]), int(rows[-1]) + 1, int(columns[0]), int(columns[-1]) + 1
+
+
+def _above(overlap: Callable[[np.ndarray, np.ndarray], float], least: float) -> Callable[..., float]:
+    return lambda heat, region: float(overlap(heat, region) > least)
+
+
 def _pixels(heat: np.ndarray, region: np.ndarray) -> tuple[Cases, np.ndarray]:
     labels = region.ravel().astype(np.float64)
     return Cases(heat.ravel(), labels, region.ravel()), np.ones((labels.size, 1))
@@ -69,6 +111,13 @@ MAP_METRICS: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
     "pixel_auroc": pixel_auroc,
     "pixel_ap": pixel_ap,
     "iou": iou,
+    "box_iou": box_iou,
+    "box_iobb": box_iobb,
+    **{
+        f"{name}_above_{least}": _above(overlap, least)
+        for name, overlap in (("box_iou", box_iou), ("box_iobb", box_iobb))
+        for least in OVERLAPS
+    },
 }
 
 
@@ -90,6 +139,7 @@ def score_explanations(
     """
     with np.load(explanations, allow_pickle=False) as archive:
         arrays = {key: archive[key] for key in archive.files}
+    seen = {key.removeprefix(FEATURES): arrays.pop(key) for key in list(arrays) if key.startswith(FEATURES)}
     enforced = {key.removeprefix(ENFORCED): arrays.pop(key) for key in list(arrays) if key.startswith(ENFORCED)}
     identity, facts = Identity.from_run(run), _facts(arrays)
 
@@ -111,7 +161,7 @@ def score_explanations(
             confidence=confidence,
         )
 
-    rows = _removal_rows(scorer_of(arrays), arrays)
+    rows = _removal_rows(scorer_of(arrays), arrays) + _realism_rows(identity, facts, seen)
     return rows + (_validity_rows(scorer_of(enforced), enforced, present=True) if enforced else [])
 
 
@@ -164,12 +214,17 @@ def _validity_rows(scorer: _Scorer, arrays: Mapping[str, np.ndarray], *, present
     ):
         if before not in arrays or after not in arrays:
             continue
-        found = _validity(arrays["finding"].astype(int), arrays[before], arrays[after], present=present)
+        finding = arrays["finding"].astype(int)
+        found = _validity(finding, arrays[before], arrays[after], present=present)
         if who == "control_":
             # What the unguided reconstruction does as well was not done by the edit.
             values = {rate: found["rate"], f"{prefix}probability": found["probability_after"]}
         else:
             values = {rate: found.pop("rate")} | {f"{prefix}{metric}": value for metric, value in found.items()}
+        if f"{who}{INSERTION}" in arrays:
+            first, last = (np.take_along_axis(arrays[end], finding[:, None], axis=1) for end in (before, after))
+            path = np.concatenate([first, arrays[f"{who}{INSERTION}"], last], axis=1)
+            values["cout"] = cout(path)
         rows += scorer.rows({f"{who}{metric}": value for metric, value in values.items()}, map=CHANGE_MAPS[0])
     return rows
 
@@ -190,6 +245,45 @@ def _validity(finding: np.ndarray, before: np.ndarray, after: np.ndarray, *, pre
         "probability_after": own_after,
         "side_effect": np.where(others.any(1), side, np.nan),
     }
+
+
+def cout(path: np.ndarray) -> np.ndarray:
+    """Return how early a finding goes, (M,) in [-1, 1], from its probability p on the way to the edit (M, steps + 1).
+
+    COUT is the area under the probability that the edit is to bring about less that under the probability of what was
+    there (Khorram & Fuxin 2022, arXiv 2203.15064), by the trapezoidal rule. Of a finding that is to go these are 1 - p
+    and p, so that both areas are one number A, that under p: COUT is 1 - 2 A. NaN where the finding was not seen to
+    begin with, so that it is no merit of the edit if it is not seen.
+    """
+    area = (path[:, :-1] + path[:, 1:]).astype(np.float64).mean(axis=1) / 2
+    return np.where(path[:, 0] >= THRESHOLD, 1 - 2 * area, np.nan)
+
+
+def _realism_rows(identity: Identity, facts: Mapping[str, Any], seen: Mapping[str, np.ndarray]) -> list[Row]:
+    """Score how far edited images are from real test images, in the judge's features (n, D).
+
+    Beside them stand the unedited images, which no edit needs to surpass, and the controls, which say what rebuilding
+    an image takes by itself.
+    """
+    names = {"edit": "counterfactual", "control": "control", "unedited": "image"}
+    return [
+        score_row(
+            identity,
+            metric=f"{who}_frechet_distance",
+            value=frechet_distance(*(seen[name].astype(np.float64) for name in (images, "test"))),
+            n=len(seen[images]),
+            protocol=format_protocol(
+                map=CHANGE_MAPS[0],
+                flag=few_images(seen[images]),
+                **facts,
+                reference="test",
+                n_real=len(seen["test"]),
+                features=seen["test"].shape[1],
+            ),
+        )
+        for who, images in names.items()
+        if images in seen and len(seen[images]) > 1
+    ]
 
 
 def _per_image(score: Callable[..., float], found: np.ndarray, *images: np.ndarray) -> np.ndarray:
@@ -264,7 +358,7 @@ class _Scorer:
 
 
 def _undefined_reason(metric: str, n: int) -> str:
-    if metric.endswith("flip_rate"):
+    if metric.endswith(("flip_rate", "cout")):
         return "no image in which the finding was seen before the edit"
     if metric.endswith("enforce_rate"):
         return "no image in which the finding was not seen before the edit"

@@ -3,29 +3,32 @@
 from __future__ import annotations
 
 import json
+import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from jointdiff.batches import image_batches
+from jointdiff.batches import answers, image_batches
 from jointdiff.config import ConfigError, Explanation
 from jointdiff.data.store import Store, open_store
 from jointdiff.devices import pick_device
-from jointdiff.explain.archive import ENFORCED
-from jointdiff.explain.saliency import centre_prior, change_map, grad_cam, random_map
-from jointdiff.files import atomic_path
-from jointdiff.method import Explainer, HasFeatures, Method, to_bytes
+from jointdiff.explain.archive import CHANGE_MAPS, ENFORCED, FEATURES, INSERTION
+from jointdiff.explain.insertion import insertion_path
+from jointdiff.explain.saliency import SALIENCY, centre_prior, change_map, random_map
+from jointdiff.files import atomic_path, read_json
+from jointdiff.method import Explainer, HasFeatures, Method, Voter, to_bytes
 from jointdiff.models import load_model
 from jointdiff.pictures import save_strips
 from jointdiff.progress import Progress
 from jointdiff.seeding import derive, rng
 
+INSERTIONS = 10  # steps in which the pixels of an edit are put into its image
 MOST_CASES = 12  # in a picture that is read on one page; of few findings, three each
 
 
@@ -52,8 +55,9 @@ def explain(
         ConfigError: the model has no way to give one of the explanations.
     """
     data, target = open_store(store), pick_device(device)
-    method = load_model(model).to(target)
-    umpire = load_model(judge).to(target) if judge is not None else None
+    # Gradients are asked for on images and maps alone.
+    method = load_model(model).to(target).requires_grad_(False)
+    umpire = load_model(judge).to(target).requires_grad_(False) if judge is not None else None
     _check_explainers(method, explainers)
     cases = _cases(data, split, seed=seed, at_most=settings.images_per_finding)
     names = data.info.labels.names
@@ -61,19 +65,25 @@ def explain(
     nowhere = np.zeros((data.info.size, data.info.size), dtype=bool)
     found = {**cases.arrays(data), "region": np.stack([nowhere if region is None else region for region in regions])}
     protocol: dict[str, Any] = {"explainers": list(explainers)}
-    cost: dict[str, float] = {}
+    cost: dict[str, Any] = {"ms_per_map": {}, "calls_per_map": {}}
     if "random_map" in explainers:
         found["map:random_map"] = random_map(cases.seeds, data.info.size)
     if "centre_prior" in explainers:
         found["map:centre_prior"] = centre_prior(len(cases.rows), data.info.size)
-    if "grad_cam" in explainers and isinstance(method, HasFeatures):
-        maps = np.zeros((len(cases.rows), data.info.size, data.info.size), dtype=np.float32)
-        for part, images in _by_finding(data, cases, settings.batch_size, target):
-            maps[part] = grad_cam(method, images, int(cases.findings[part[0]])).cpu().numpy()
-        found["map:grad_cam"] = maps
+    for name in SALIENCY:
+        if name in explainers:
+            found[f"map:{name}"], ms, calls = _saliency(name, method, data, cases, settings.batch_size, target)
+            cost["ms_per_map"][name], cost["calls_per_map"][name] = ms, calls
     if "counterfactual" in explainers:
-        edits, cost = _counterfactuals(method, umpire, data, cases, settings, target)
-        found |= edits
+        edits, of_edits = _counterfactuals(method, umpire, data, cases, settings, target)
+        found, cost = found | edits, cost | of_edits
+        for name in CHANGE_MAPS:  # each is there once the image is edited
+            cost["ms_per_map"][name] = of_edits["ms_per_counterfactual"]
+            cost["calls_per_map"][name] = of_edits["calls_per_counterfactual"]
+        if judge is not None:
+            protocol["judge"] = read_json(Path(judge) / "config.json")["run"]["variant"]
+        if isinstance(umpire, HasFeatures):
+            found |= _seen_by_judge(umpire, data, split, found, settings.batch_size, target)
         healthy = _healthy(data, split, cases, seed=seed, at_most=settings.healthy_per_finding)
         if len(healthy.rows):
             edits, _ = _counterfactuals(method, umpire, data, healthy, settings, target)
@@ -81,11 +91,11 @@ def explain(
         protocol |= settings.model_dump(exclude={"images_per_finding", "healthy_per_finding", "batch_size"})
     with atomic_path(out) as aside:
         np.savez(aside, allow_pickle=False, **found, protocol=json.dumps(protocol), cost=json.dumps(cost))
-    _draw(found, names, Path(picture), title=f"{data.info.title}: {', '.join(explainers).replace('_', ' ')}")
+    _draw(found, names, Path(picture), title=data.info.title)
 
 
 def _check_explainers(method: Method, explainers: Sequence[str]) -> None:
-    needs: dict[str, type] = {"counterfactual": Explainer, "grad_cam": HasFeatures}
+    needs = {"counterfactual": Explainer} | {name: saliency.needs for name, saliency in SALIENCY.items()}
     for explainer in explainers:
         if not isinstance(method, needs.get(explainer, Method)):
             raise ConfigError(
@@ -158,6 +168,49 @@ def _by_finding(
             yield part, images
 
 
+@dataclass
+class _Counted:
+    """A classifier that counts the images about which it is asked."""
+
+    method: Any
+    asked: int = 0
+
+    def image_logits(self, images: Tensor) -> Tensor:
+        self.asked += len(images)
+        return self.method.image_logits(images)
+
+    def feature_layer(self) -> nn.Module:
+        return self.method.feature_layer()
+
+
+def _saliency(
+    name: str, method: Method, data: Store, cases: _Cases, batch_size: int, device: torch.device
+) -> tuple[np.ndarray, float, float]:
+    """Return maps (M, size, size), and the milliseconds and network calls that one takes."""
+    import captum.attr  # noqa: F401 - now, since the seconds that this takes are no cost of a map
+
+    count, size, counted, seconds = len(cases.rows), data.info.size, _Counted(method), 0.0
+    maps = np.zeros((count, size, size), dtype=np.float32)
+    for part, images in _by_finding(data, cases, batch_size, device):
+        started = time.perf_counter()
+        maps[part] = SALIENCY[name].draw(counted, images, int(cases.findings[part[0]])).cpu().numpy()
+        seconds += time.perf_counter() - started
+    return maps, 1000.0 * seconds / count, counted.asked / count
+
+
+def _seen_by_judge(
+    umpire: HasFeatures, data: Store, split: Path | str, found: Mapping[str, np.ndarray], batch_size: int, device: Any
+) -> dict[str, np.ndarray]:
+    """Return the judge's features (n, D) of edits, their controls and originals, and of every real test image."""
+    test = data.split_rows(split)["test"]
+    shown = {name: (found[name], np.arange(len(found[name]))) for name in ("image", "control", "counterfactual")}
+    shown["test"] = (data.images, test)
+    return {
+        f"{FEATURES}{name}": answers(umpire.features, pixels, rows, batch_size=batch_size, device=device)
+        for name, (pixels, rows) in shown.items()
+    }
+
+
 def _counterfactuals(
     method: Any,
     umpire: Method | None,
@@ -169,8 +222,7 @@ def _counterfactuals(
     size, channels, outputs = data.info.size, data.info.channels, len(data.info.labels.names)
     count = len(cases.rows)
     found = {
-        name: np.zeros((count, size, size), np.float32)
-        for name in ("map:counterfactual", "map:counterfactual_control", "spread")
+        name: np.zeros((count, size, size), np.float32) for name in (*(f"map:{name}" for name in CHANGE_MAPS), "spread")
     }
     found |= {name: np.zeros((count, size, size, channels), np.uint8) for name in ("counterfactual", "control")}
     found |= {name: np.zeros((count, outputs), np.float32) for name in ("before", "after")}
@@ -179,6 +231,12 @@ def _counterfactuals(
         judges["judge_"] = umpire.predict
         judged = ("judge_before", "judge_after", "judge_control")
         found |= {name: np.zeros((count, outputs), np.float32) for name in judged}
+    # On the way to an edit that removes: each step asks anew, which of a method that votes takes too long.
+    paths: dict[str, Callable[[Tensor], Tensor]] = {}
+    if cases.target == 0.0:
+        paths |= {} if isinstance(method, Voter) else {"": method.predict}
+        paths |= {} if umpire is None else {"judge_": umpire.predict, "control_": umpire.predict}
+    found |= {f"{who}{INSERTION}": np.zeros((count, INSERTIONS - 1), np.float32) for who in paths}
     calls, seconds = 0, 0.0
     with Progress("counterfactuals", total=count, unit="images") as progress:
         for part, images in _by_finding(data, cases, settings.batch_size, device):
@@ -198,6 +256,10 @@ def _counterfactuals(
                     found[f"{prefix}after"][part] = predict(edited).cpu().numpy()
                 if umpire is not None:
                     found["judge_control"][part] = umpire.predict(control).cpu().numpy()
+                for who, predict in paths.items():
+                    other = control if who == "control_" else edited
+                    path = insertion_path(predict, images, other, finding=finding, steps=INSERTIONS)
+                    found[f"{who}{INSERTION}"][part] = path.cpu().numpy()
             progress.advance(len(part))
     return found, {
         "ms_per_counterfactual": 1000.0 * seconds / count,
@@ -217,6 +279,9 @@ def _draw(found: dict[str, np.ndarray], names: Sequence[str], path: Path, *, tit
         "map:counterfactual_control": "change less control",
         "spread": "spread over noises",
         "map:grad_cam": "Grad-CAM",
+        "map:grad_cam_plus_plus": "Grad-CAM++",
+        "map:integrated_gradients": "integrated gradients",
+        "map:occlusion": "occlusion",
         "map:random_map": "random map",
         "map:centre_prior": "centre prior",
     }
@@ -232,7 +297,8 @@ def _draw(found: dict[str, np.ndarray], names: Sequence[str], path: Path, *, tit
         rows += [f"{sign}{names[k]}" for k in finding[shown]]
         for key, parts in pictures.items():
             # What only images with the finding have, a region or another explainer's map, stays empty elsewhere.
-            blank = np.zeros((len(finding), *found[key].shape[1:]), found[key].dtype)
+            nothing = math.nan if key.startswith("map:") else 0
+            blank = np.full((len(finding), *found[key].shape[1:]), nothing, found[key].dtype)
             parts.append(arrays.get(key, blank)[shown])
     columns = {key: np.concatenate(parts) for key, parts in pictures.items()}
     regions = columns.pop("region")

@@ -180,6 +180,24 @@ class JointDiffusion(UNetMethod):
         """Return probabilities (N, K) of clean codes in one encoder pass."""
         return self.task.probabilities(self.logits(codes))
 
+    def image_logits(self, images: Tensor) -> Tensor:
+        """Return logits (N, K) of images."""
+        return self.logits(self.codec.encode(images))
+
+    def feature_layer(self) -> nn.Module:
+        """Return the end of the encoder: the smallest of the maps that the head sees, and the last to be made.
+
+        Raises:
+            ValueError: the head does not see it (``pooled_maps``).
+        """
+        last = len(self.unet.map_widths) - 1
+        if last not in self.pooled:
+            raise ValueError(
+                f"pooled_maps {list(self.pooled)}: Grad-CAM looks at the encoder's last map, {last}, which this head "
+                "does not see; remove grad_cam and grad_cam_plus_plus from this method's explain list"
+            )
+        return self.unet.mid_block.resnets[1]
+
     # --- Generation -------------------------------------------------------------------------------------------------
 
     @torch.no_grad()

@@ -41,11 +41,11 @@ LOWER_IS_BETTER = frozenset(
         ),
         *("judge_side_effect", "enforce_side_effect", "judge_enforce_side_effect", "proximity", "edit_size"),
         *("sparsity", "spread", "train_seconds", "train_gflop", "parameters", "peak_memory_mib"),
-        *("vote_calls", "rank"),
+        *("edit_frechet_distance", "control_frechet_distance", "unedited_frechet_distance", "vote_calls", "rank"),
         *(
             f"{quantity}_per_{what}"
             for quantity in ("ms", "calls")
-            for what in ("prediction", "sample", "counterfactual")
+            for what in ("prediction", "sample", "counterfactual", "map")
         ),
     }
 )

@@ -56,6 +56,8 @@ _MAPS = {
     "counterfactual": "change",
     "counterfactual_control": "change less control",
     "grad_cam": "Grad-CAM",
+    "grad_cam_plus_plus": "Grad-CAM++",
+    "integrated_gradients": "Integrated gradients",
     "random_map": "Random map",
     "centre_prior": "Centre prior",
 }
@@ -68,6 +70,9 @@ _METRICS = {
     "aurc": "AURC",
     "fid": "FID",
     "iou": "IoU",
+    "box_iou": "Box IoU",
+    "box_iobb": "Box IoBB",
+    "cout": "COUT",
     "pixel_auroc": "Pixel AUROC",
     "pixel_ap": "Pixel AP",
 }

@@ -9,7 +9,7 @@ import torch
 from jointdiff.config import ConfigError, Explanation, RunSpec
 from jointdiff.data.augment import Views
 from jointdiff.data.source import Augmentations, DataInfo, LabelSpec
-from jointdiff.method import Batch, Explainer, Generator, HasFeatures, Method
+from jointdiff.method import Batch, Explainer, Generator, HasFeatures, HasLogits, HasMaps, Method
 from jointdiff.models import load_model, save_model
 from jointdiff.nets.unet import UNetEncoder
 from jointdiff.registry import load_method, methods
@@ -121,10 +121,22 @@ def test_a_generator_draws_and_an_explainer_edits(case):
         assert answer.images.shape == answer.control.shape == images.shape
         assert answer.calls <= 25, "the default setting costs at most 25 network evaluations"
         assert sum(evaluated) == answer.calls * len(images), "calls are counted as they are made"
+
+
+def test_what_saliency_maps_ask_for_is_there(case):
+    _, method = case
+    method.eval()
+    images = torch.rand(2, method.data.channels, 16, 16)
+    if isinstance(method, HasLogits):
+        torch.testing.assert_close(method.task.probabilities(method.image_logits(images)), method.predict(images))
+    if isinstance(method, HasMaps):
+        maps: list[torch.Tensor] = []
+        handle = method.feature_layer().register_forward_hook(lambda layer, inputs, output: maps.append(output))
+        (gradient,) = torch.autograd.grad(method.image_logits(images.requires_grad_()).sum(), images)
+        handle.remove()
+        assert maps[0].ndim == 4 and gradient.abs().max() > 0
     if isinstance(method, HasFeatures):
-        images = torch.rand(2, method.data.channels, 16, 16)
         assert method.features(images).ndim == 2
-        assert method.logits(images).shape == (2, method.task.outputs)
 
 
 @pytest.mark.parametrize("name", ["joint", "supervised", "fixmatch", "mean_teacher"])

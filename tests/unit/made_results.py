@@ -148,13 +148,22 @@ def write_explanations(cell, method, seed, size=16, per_finding=8):
         arrays |= {"before": before, "after": before * 0.4}
         arrays |= {"judge_before": before, "judge_after": before * 0.6, "judge_control": before * 0.9}
         arrays["spread"] = 0.01 * noise
+        way = np.linspace(1, 0, 11)[1:-1]
+        arrays |= {"insertion": 0.8 * way + 0 * finding[:, None], "judge_insertion": 0.9 * way + 0 * finding[:, None]}
+        shown = {"image": (24, 0.1), "counterfactual": (24, 0.4), "control": (24, 0.8), "test": (90, 0.0)}
+        arrays |= {f"features:{name}": rng.normal(mean, 1, (n, 30)) for name, (n, mean) in shown.items()}
         healthy = rng.random((6, 3)) * 0.4
         put_in = {"before": healthy, "after": healthy + 0.4, "judge_before": healthy, "judge_after": healthy + 0.2}
         put_in |= {"judge_control": healthy, "finding": np.repeat(np.arange(3), 2), "sample": np.arange(30, 36)}
         arrays |= {f"enforced:{name}": values for name, values in put_in.items()}
-        arrays["cost"] = json.dumps({"ms_per_counterfactual": 301.0, "calls_per_counterfactual": 24})
+        cost = {"ms_per_counterfactual": 301.0, "calls_per_counterfactual": 24}
+        maps = ("counterfactual", "counterfactual_control")
+        cost |= {"ms_per_map": dict.fromkeys(maps, 301.0), "calls_per_map": dict.fromkeys(maps, 24)}
+        arrays["cost"] = json.dumps(cost)
     elif method == "fully_supervised":
-        arrays["map:grad_cam"] = noise + 0.5 * region
+        arrays |= {"map:grad_cam": noise + 0.5 * region, "map:occlusion": noise + 0.3 * region}
+        cost = {"ms_per_map": {"grad_cam": 1.5, "occlusion": 30.0}, "calls_per_map": {"grad_cam": 1, "occlusion": 26}}
+        arrays["cost"] = json.dumps(cost)
     else:
         arrays |= {"map:random_map": noise, "map:centre_prior": np.broadcast_to(noise[:1], region.shape)}
     np.savez(cell / "explanations.npz", protocol=json.dumps({"steps": 12, "guidance": 3.0}), **arrays)

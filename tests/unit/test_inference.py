@@ -184,6 +184,31 @@ def test_every_method_explains_the_same_images(cells, tmp_path):
     assert (tmp_path / "e.png").stat().st_size > 1000
 
 
+def test_the_way_to_an_edit_and_what_the_judge_sees_of_it(cells, tmp_path):
+    edits = run_explain(cells, tmp_path, "joint", ["counterfactual"])
+    own = np.arange(len(edits["finding"])), edits["finding"]
+    for who, first, last in (
+        ("", "before", "after"),
+        ("judge_", "judge_before", "judge_after"),
+        ("control_", "judge_before", "judge_control"),
+    ):
+        path = edits[f"{who}insertion"]
+        assert path.shape == (len(edits["finding"]), 9)
+        low, high = np.sort([edits[first][own], edits[last][own]], axis=0)
+        assert (
+            (path > low[:, None] - 0.1) & (path < high[:, None] + 0.1)
+        ).all()  # of a model that hardly knows a thing
+    judge, store = load_model(cells / "supervised/model"), open_store(cells / "store")
+    test = store.split_rows(cells / "split.parquet")["test"]
+    shown = {name: edits[name] for name in ("image", "control", "counterfactual")} | {"test": store.images[test]}
+    for name, pixels in shown.items():
+        with torch.no_grad():
+            features = judge.features(to_unit_range(torch.from_numpy(pixels.copy()).permute(0, 3, 1, 2)))
+        assert np.abs(edits[f"features:{name}"] - features.numpy()).max() < 1e-4, name
+    assert json.loads(str(edits["protocol"]))["judge"] == "supervised"
+    assert edits["features:test"].shape[0] == 20
+
+
 def test_counterfactuals_do_not_depend_on_the_batch_size(cells, tmp_path):
     one = run_explain(cells, tmp_path, "joint", ["counterfactual"])
     other = run_explain(
@@ -217,12 +242,17 @@ def test_findings_are_put_into_images_without_them(cells, tmp_path):
     assert (store.labels[enforced["sample"], enforced["finding"]] == 0).all()
     assert np.array_equal(enforced["group"], store.groups[enforced["sample"]].astype(str))
     assert np.array_equal(enforced["image"], store.images[enforced["sample"]])
-    assert enforced.keys() == edits.keys() - {"region", "map:random_map", "protocol", "cost"}
+    of_removal = {"region", "map:random_map", "protocol", "cost"} | {
+        key for key in edits if "features:" in key or "insertion" in key
+    }
+    assert enforced.keys() == edits.keys() - of_removal
     assert (tmp_path / "e.png").stat().st_size > 1000
     rows = score_explanations(
         tmp_path / "joint.npz", read_json(cells / "joint/run.json"), store.info.labels.names, bootstrap=5
     )
-    assert {"enforce_rate", "judge_enforce_rate", "control_enforce_rate"} <= {row["metric"] for row in rows}
+    scored = {row["metric"] for row in rows}
+    assert {"enforce_rate", "judge_enforce_rate", "control_enforce_rate"} <= scored
+    assert {"cout", "judge_cout", "control_cout", "edit_frechet_distance"} <= scored
 
 
 def test_the_model_is_told_which_findings_go_and_which_come(cells, tmp_path, monkeypatch):
@@ -236,6 +266,22 @@ def test_the_model_is_told_which_findings_go_and_which_come(cells, tmp_path, mon
     settings = QUICK.model_copy(update={"healthy_per_finding": 3, "batch_size": 8})
     run_explain(cells, tmp_path, "joint", ["counterfactual"], settings=settings)
     assert asked == [(k, target, count) for target, count in ((0.0, 2), (1.0, 3)) for k in range(3)]
+
+
+EVERY_MAP = ["grad_cam", "grad_cam_plus_plus", "integrated_gradients", "occlusion"]
+
+
+@pytest.mark.parametrize("method", ["supervised", "joint"])
+def test_saliency_maps_of_a_classifier_and_of_the_joint_model(cells, tmp_path, method):
+    found = run_explain(cells, tmp_path, method, EVERY_MAP)
+    for name in EVERY_MAP:
+        assert found[f"map:{name}"].shape == found["region"].shape
+        assert (found[f"map:{name}"] >= 0).all() and np.isfinite(found[f"map:{name}"]).all()
+    cost = json.loads(str(found["cost"]))
+    # One pass each, 12 nodes of the way from grey, and 5 x 5 windows beside the image as it is.
+    calls = {"grad_cam": 1, "grad_cam_plus_plus": 1, "integrated_gradients": 12, "occlusion": 26}
+    assert cost["calls_per_map"] == calls
+    assert cost["ms_per_map"].keys() == calls.keys() and min(cost["ms_per_map"].values()) > 0
 
 
 def test_grad_cam_alone_needs_no_healthy_images(cells, tmp_path):
@@ -254,7 +300,9 @@ def test_a_data_set_without_regions_is_still_explained(cells, tmp_path):
     assert len(edits["sample"]) > 0
 
 
-@pytest.mark.parametrize(("method", "explainer"), [("supervised", "counterfactual"), ("random", "grad_cam")])
+@pytest.mark.parametrize(
+    ("method", "explainer"), [("supervised", "counterfactual"), ("random", "grad_cam"), ("random", "occlusion")]
+)
 def test_a_method_that_cannot_explain_says_so(cells, tmp_path, method, explainer):
     with pytest.raises(ConfigError, match=f"cannot give '{explainer}'; remove it"):
         run_explain(cells, tmp_path, method, [explainer])

@@ -83,6 +83,9 @@ def test_the_head_can_see_some_maps_only():
     assert method.head.net[1].in_features == 8 + 16
     with pytest.raises(ValueError, match=r"pooled_maps \[99\]"):
         build(pooled_maps=(0, 99))
+    assert build(pooled_maps=(4,)).feature_layer() is not None
+    with pytest.raises(ValueError, match=r"pooled_maps \[0, 1\]: Grad-CAM looks at .* remove grad_cam"):
+        build(pooled_maps=(0, 1)).feature_layer()
 
 
 def test_guidance_can_be_kept_to_some_maps():

@@ -7,13 +7,17 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import binom
 from sklearn import metrics as reference
 
 from jointdiff.evaluate.cost import score_cost
+from jointdiff.evaluate.distances import frechet_distance
 from jointdiff.evaluate.scores import parse_protocol
 from jointdiff.explain.localisation import (
     MAP_METRICS,
     NO_REGIONS,
+    box_iobb,
+    box_iou,
     change_inside,
     change_outside,
     iou,
@@ -22,6 +26,7 @@ from jointdiff.explain.localisation import (
     pointing,
     score_explanations,
 )
+from jointdiff.explain.saliency import centre_prior, random_map
 
 RUN = {
     "spec": {"dataset": "phantom", "labels": "50", "variant": "joint", "seed": 0},
@@ -113,6 +118,76 @@ def test_iou_without_ties_equals_its_definition(seed):
     region[0, 0] = True
     kept = heat >= np.sort(heat.ravel())[-region.sum()]
     assert iou(heat, region) == pytest.approx((kept & region).sum() / (kept | region).sum())
+
+
+def test_the_box_around_the_hottest_pixels():
+    """Of 100 pixels 5 are kept: their box is rows 1 to 3 and columns 2 to 5, that of the region rows 2 to 6, 4 to 7."""
+    heat = np.random.default_rng(0).random((10, 10))
+    for place, (y, x) in enumerate([(1, 3), (3, 4), (2, 2), (2, 5), (1, 5)]):
+        heat[y, x] = 2 + place
+    heat[9, 9] = 1.5  # the sixth
+    region = np.zeros((10, 10), bool)
+    region[2, 4:8] = region[6, 5] = region[4, 4] = True  # no rectangle: its box counts
+    shared, found, wanted = 2 * 2, 3 * 4, 5 * 4
+    assert box_iou(heat, region) == pytest.approx(shared / (found + wanted - shared))
+    assert box_iobb(heat, region) == pytest.approx(shared / found)
+    for name, share in (("box_iou", 4 / 28), ("box_iobb", 1 / 3)):
+        above = [MAP_METRICS[f"{name}_above_{least}"](heat, region) for least in (0.1, 0.25, 0.5)]
+        assert above == [share > least for least in (0.1, 0.25, 0.5)]
+    assert box_iou(heat, heat == heat.max()) == pytest.approx(1 / 12)
+    far = np.zeros((10, 10), bool)
+    far[8:, 8:] = True
+    assert box_iou(heat, far) == box_iobb(heat, far) == 0
+
+
+def test_a_map_of_one_spot_has_a_box_and_a_constant_one_the_whole_image():
+    region, heat = square(size=20), np.zeros((20, 20))
+    heat[2:4, 2:4] = 0.3  # 4 of the 20 pixels that would be kept: what is not hot is not the rest
+    assert box_iou(heat, region) == box_iobb(heat, region) == 1
+    assert box_iou(np.ones((20, 20)), region) == box_iobb(np.ones((20, 20)), region) == pytest.approx(4 / 400)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(0, 10_000))
+def test_boxes_equal_sets_of_pixels(seed):
+    """The same by counting pixels of boxes painted into images, the hottest found by sorting."""
+    rng = np.random.default_rng(seed)
+    heat, region = rng.random((15, 12)), rng.random((15, 12)) < 0.03
+    region[rng.integers(15), rng.integers(12)] = True
+    painted = []
+    for mask in (heat >= np.sort(heat.ravel())[-9], region):  # 5 % of 180
+        y, x = np.nonzero(mask)
+        painted.append(np.zeros((15, 12), bool))
+        painted[-1][y.min() : y.max() + 1, x.min() : x.max() + 1] = True
+    found, wanted = painted
+    assert box_iou(heat, region) == pytest.approx((found & wanted).sum() / (found | wanted).sum())
+    assert box_iobb(heat, region) == pytest.approx((found & wanted).sum() / found.sum())
+
+
+def test_random_maps_stand_at_their_floors(tmp_path):
+    """Pointing at the share of the region and a pixel AUROC of .5, within 99.9 % of what chance allows."""
+    count, rng = 900, np.random.default_rng(1)
+    region = np.stack([square(size=16, low=3, high=high) for high in rng.integers(6, 12, count)])
+    path = tmp_path / "e.npz"
+    prior = np.broadcast_to(centre_prior(1, 16), region.shape)
+    np.savez(
+        path,
+        finding=np.zeros(count, int),
+        region=region,
+        **{"map:random_map": random_map(np.arange(count), 16), "map:centre_prior": prior},
+    )
+    rows = by_name(score_explanations(path, RUN, ["nodule"], bootstrap=10))
+    floor = region.mean()
+    assert rows["pointing_floor", "nodule", "uniform"]["value"] == pytest.approx(floor)
+    hits = rows["pointing", "nodule", "random_map"]["value"] * count
+    low, high = binom.interval(0.999, count, floor)
+    assert low <= hits <= high
+    # Of m pixels inside and n outside, an AUROC of chance has variance (m + n + 1) / 12 m n (Mann & Whitney 1947).
+    inside = region.sum(axis=(1, 2))
+    deviation = np.sqrt(((256 + 1) / (12 * inside * (256 - inside))).sum()) / count
+    assert rows["pixel_auroc", "nodule", "random_map"]["value"] == pytest.approx(0.5, abs=3.3 * deviation)
+    # The prior points at the four pixels in the middle, wherever the region is.
+    assert rows["pointing", "nodule", "centre_prior"]["value"] == pytest.approx(region[:, 7:9, 7:9].mean())
 
 
 def test_the_floor_is_what_a_random_map_points_to():
@@ -229,6 +304,59 @@ def test_findings_put_in_are_scored_apart_from_those_removed(tmp_path):
     assert facts["groups"] == "3" and facts["guidance"] == "3"
 
 
+def test_the_way_to_the_edit_is_scored_where_there_was_something_to_change(tmp_path):
+    """Of four images the model saw the finding in three, before; the judge in all, and after it in none."""
+    steps = np.linspace(0, 1, 11)
+    before, after = np.array([0.9, 0.8, 0.7, 0.4]), np.array([0.1, 0.6, 0.2, 0.1])
+    straight = before[:, None] + (after - before)[:, None] * steps
+    judge, control = 1.0 - np.minimum(2 * steps, 1), np.ones(11)
+    path = write_explanations(
+        tmp_path / "e.npz",
+        insertion=straight[:, 1:-1],
+        judge_insertion=np.tile(judge[1:-1], (4, 1)),
+        control_insertion=np.tile(control[1:-1], (4, 1)),
+        before=np.array([[0.9, 0.1], [0.8, 0.1], [0.1, 0.7], [0.1, 0.4]]),
+        after=np.array([[0.1, 0.1], [0.6, 0.1], [0.1, 0.2], [0.1, 0.1]]),
+        judge_before=np.ones((4, 2)),
+        judge_after=np.zeros((4, 2)),
+        judge_control=np.ones((4, 2)),
+    )
+    rows = by_name(score_explanations(path, RUN, ["nodule", "effusion"], bootstrap=20))
+    value = {key[:2]: row["value"] for key, row in rows.items()}
+    assert value["cout", "nodule"] == pytest.approx(1 - (0.5 + 0.7))  # the area of a straight line is its middle
+    assert value["cout", "effusion"] == pytest.approx(1 - 2 * 0.45)
+    assert rows["cout", "effusion", "counterfactual"]["n"] == 1
+    assert value["judge_cout", "macro"] == pytest.approx(1 - 2 * 0.25)
+    assert value["control_cout", "macro"] == -1
+
+
+def test_realism_is_a_distance_in_the_features_of_the_judge(tmp_path):
+    """Gaussian features of the same spread: the distance is that of the means (Dowson & Landau 1982)."""
+    rng = np.random.default_rng(0)
+    test = rng.normal(size=(500, 3))
+    seen = {
+        "test": test,
+        "counterfactual": test + np.array([2, 0, 0]),
+        "control": test + np.array([0, 1, 0]),
+        "image": test[:3],
+    }
+    path = write_explanations(
+        tmp_path / "e.npz",
+        **{f"features:{name}": values.astype(np.float32) for name, values in seen.items()},
+        protocol=json.dumps({"judge": "fully_supervised", "steps": 12}),
+    )
+    rows = by_name(score_explanations(path, RUN, ["nodule", "effusion"], bootstrap=20))
+    edit, control, unedited = (
+        rows[f"{who}_frechet_distance", "macro", "counterfactual"] for who in ("edit", "control", "unedited")
+    )
+    assert edit["value"] == pytest.approx(4, abs=1e-4) and control["value"] == pytest.approx(1, abs=1e-4)
+    facts = parse_protocol(edit["protocol"])
+    assert (facts["judge"], facts["n_real"], facts["features"]) == ("fully_supervised", "500", "3")
+    assert "flag" not in facts and edit["n"] == 500
+    assert unedited["value"] == pytest.approx(frechet_distance(test[:3], test), rel=1e-4)
+    assert parse_protocol(unedited["protocol"])["flag"] == "fewer images than the 3 features"
+
+
 def test_what_was_seen_already_cannot_be_put_in(tmp_path):
     path = write_explanations(tmp_path / "e.npz", **put_in(before=np.full((3, 2), 0.9, np.float32)))
     row = by_name(score_explanations(path, RUN, ["a", "b"], bootstrap=20))["enforce_rate", "macro", "counterfactual"]
@@ -274,3 +402,15 @@ def test_costs_come_from_who_measured_them(tmp_path):
         "calls_per_counterfactual": 24,
     }
     assert parse_protocol(rows["ms_per_sample"]["protocol"]) == {"device": "cpu (x)"}
+
+
+def test_the_cost_of_a_map_bears_its_name(tmp_path):
+    cost = {"ms_per_map": {"grad_cam": 1.5, "occlusion": 30.0}, "calls_per_map": {"grad_cam": 1, "occlusion": 26}}
+    path = write_explanations(tmp_path / "e.npz", cost=json.dumps(cost))
+    rows = {(r["metric"], parse_protocol(r["protocol"])["map"]): r["value"] for r in score_cost(RUN, explanations=path)}
+    assert rows == {
+        ("ms_per_map", "grad_cam"): 1.5,
+        ("ms_per_map", "occlusion"): 30,
+        ("calls_per_map", "grad_cam"): 1,
+        ("calls_per_map", "occlusion"): 26,
+    }

@@ -254,7 +254,9 @@ def test_the_joint_table_says_why_a_number_is_missing(results):
 
 def test_the_localisation_table_has_every_map_and_finding(results):
     lines = lines_of(results[0] / "tables" / "localisation.csv")
-    assert {line["table"] for line in lines} == {"localisation-phantom-50", "localisation-phantom-200"}
+    assert {line["table"] for line in lines} == {
+        f"localisation-phantom-{budget}{part}" for budget in (50, 200) for part in ("", "-boxes")
+    }
     sections = {line["section"].partition(";")[0] for line in lines}
     assert sections == {"Nodule", "Large heart", "Effusion", "All findings (macro)"}
     nodule = [line for line in lines if line["section"].startswith("Nodule") and line["table"].endswith("-50")]
@@ -262,11 +264,33 @@ def test_the_localisation_table_has_every_map_and_finding(results):
         "Joint diffusion: change",
         "Joint diffusion: change less control",
         "Fully supervised: Grad-CAM",
+        "Fully supervised: Occlusion",
         "Random map",
         "Centre prior",
     ]
-    assert nodule[0]["Flips judge"] and not nodule[3]["Mean change inside (%)"]
+    assert nodule[0]["Flips judge"] and not nodule[4]["Mean change inside (%)"]
     assert all("best" not in line["notes"] for line in nodule if line["line"] in ("Random map", "Centre prior"))
+
+
+def test_the_table_of_boxes_says_what_a_map_costs(results):
+    lines = lines_of(results[0] / "tables" / "localisation.csv")
+    boxes = {
+        line["line"]: line
+        for line in lines
+        if line["table"] == "localisation-phantom-200-boxes" and line["section"].startswith("Effusion")
+    }
+    scored = [
+        row["value"]
+        for row in read_rows(results[1])
+        if (row["labels"], row["metric"], row["finding"]) == ("all", "box_iobb_above_0.25", "effusion")
+        and "map=occlusion" in row["protocol"]
+    ]
+    assert len(scored) == 2  # seeds
+    occlusion, change = boxes["Fully supervised: Occlusion"], boxes["Joint diffusion: change less control"]
+    assert float(occlusion["Box IoBB > 0.25"]) == pytest.approx(sum(scored) / 2)
+    assert (float(occlusion["Cost of a map Calls"]), float(occlusion["Cost of a map Time (ms)"])) == (26, 30)
+    assert (float(change["Cost of a map Calls"]), float(change["Cost of a map Time (ms)"])) == (24, 301)
+    assert boxes["Random map"]["Cost of a map Calls"] == "" and float(boxes["Random map"]["Box IoU mean"]) > 0
 
 
 def test_the_counterfactual_table_says_whether_edits_convince_and_what_they_change(results):
@@ -299,6 +323,14 @@ def test_the_counterfactual_table_says_whether_edits_convince_and_what_they_chan
             ("Side effect judge", "judge_side_effect"),
         ):
             assert float(line[column]) == pytest.approx(sum(scores[metric, finding]) / 2), (column, finding)
+    for line, finding in zip(change, ("macro", "effusion", "large_heart", "nodule"), strict=True):
+        for column, metric in (("COUT own", "cout"), ("COUT judge", "judge_cout")):
+            assert float(line[column]) == pytest.approx(sum(scores[metric, finding]) / 2), (column, finding)
+    for column, metric in (("edited", "edit_frechet_distance"), ("unedited", "unedited_frechet_distance")):
+        # Of all edits together, and so said once.
+        cells = [line[f"Frechet distance {column}"] for line in change]
+        assert float(cells[0]) == pytest.approx(sum(scores[metric, "macro"]) / 2) and cells[1:] == [""] * 3
+    assert "fewer images than the 30 features" in change[0]["notes"]
     assert float(change[0]["Edit size (%)"]) < float(change[0]["Proximity (%)"])
     assert 0 < float(change[0]["Sparsity"]) < 1 and float(change[0]["Spread (%)"]) == pytest.approx(0.5, abs=0.1)
     assert [float(line["Calls"]) for line in change] == [24] * 4

@@ -12,7 +12,7 @@ from jointdiff.report.layout import Cell, Column, Line, Section, Table, cell_of,
 from jointdiff.report.statistics import Scores
 from jointdiff.report.wording import budget_name, dataset_name, sentence
 
-# Counterfactual quality in two tables: does the edit convince, and how much does it take?
+# Counterfactual quality in two tables: does the edit convince, and what does it take?
 EDITS = (
     (
         "",
@@ -42,20 +42,32 @@ EDITS = (
     ),
     (
         "-size",
-        "How much do the edits change?",
+        "How much do the edits change, how soon do they tell, and are they still images?",
         (
             Column("Proximity", "proximity", unit="%", digits=2, ranked=False),
             Column("Edit size", "edit_size", unit="%", digits=2, ranked=False),
             Column("Sparsity", "sparsity", ranked=False),
             Column("Spread", "spread", unit="%", digits=2, ranked=False),
+            Column("own", "cout", "COUT", digits=2),
+            Column("judge", "judge_cout", "COUT", digits=2),
+            Column("control", "control_cout", "COUT", digits=2, ranked=False),
+            Column("edited", "edit_frechet_distance", "Frechet distance", digits=1, ranked=False),
+            Column("control", "control_frechet_distance", "Frechet distance", digits=1, ranked=False),
+            Column("unedited", "unedited_frechet_distance", "Frechet distance", digits=1, ranked=False),
             Column("Calls", "calls_per_counterfactual", digits=0, ranked=False),
         ),
         "Of the images from which the finding was taken out. Proximity: mean absolute difference of the edited from "
         "the original image, in percent of the pixel range; edit size: that from the image rebuilt without an edit, so "
         "without what reconstruction alone changes; sparsity: share of the pixels in which these two differ by more "
-        "than 5 % of the range; spread: mean standard deviation of the edit over draws of noise, 0 for a single draw; "
-        "calls: of the network, for one edit with its control. Nothing is ranked: what changes nothing changes least, "
-        "so that a small number speaks for an edit only if the edit convinces.",
+        "than 5 % of the range; spread: mean standard deviation of the edit over draws of noise, 0 for a single draw. "
+        "COUT: with the pixels of the edit put into the image, the most changed first, the area under the probability "
+        "that the finding is gone less that under the probability that it is there, from -1 to 1 (1: gone with the "
+        "first pixels), of images in which it was seen, by the model itself (unless it votes), by the judge, and by "
+        "the judge when the pixels are those of the control. Frechet distance: of all edited images together to the "
+        "real test images in the judge's features, beside that of the controls and of the images before the edit, "
+        "which no edit needs to surpass. Calls: of the network, for one edit with its control. Sizes and distances are "
+        "not ranked: what changes nothing changes least, so that a small number speaks for an edit only if the edit "
+        "convinces.",
     ),
 )
 
@@ -99,18 +111,25 @@ def _edits_table(
         if any(rows.places(dataset, labels, method, column.metric) for method, labels in standing)
     )
     sections = []
-    for finding in findings:
+    for place, finding in enumerate(findings):
         lines = []
         for method, labels in standing:
             name = name_beside(method, labels, budget=budget)
-            cells = tuple(_edits_cell(rows, dataset, labels, method, column.metric, finding) for column in columns)
+            cells = tuple(
+                _edits_cell(rows, dataset, labels, method, column.metric, finding, first=not place)
+                for column in columns
+            )
             lines.append(Line(name, cells, competes=labels == budget))
         title = "All findings (macro)" if finding == MACRO else sentence(finding)
         sections.append(rank(Section(title, tuple(lines)), columns))
     return Table("", "", "Method", columns, tuple(sections), compact=True)
 
 
-def _edits_cell(rows: Scores, dataset: str, labels: str, method: str, metric: str, finding: str) -> Cell:
+def _edits_cell(
+    rows: Scores, dataset: str, labels: str, method: str, metric: str, finding: str, *, first: bool
+) -> Cell:
     if metric.startswith("calls"):  # the same for every finding and seed
         return Cell(replace(rows.summary(dataset, labels, method, metric), sd=math.nan))
+    if metric.endswith("frechet_distance"):  # of the images of all findings: said once
+        return cell_of(rows.summary(dataset, labels, method, metric, map="counterfactual")) if first else Cell()
     return cell_of(rows.summary(dataset, labels, method, metric, finding=finding, map="counterfactual"))
