@@ -21,7 +21,9 @@ from torchmetrics.classification import BinaryCalibrationError, MulticlassCalibr
 
 from jointdiff.evaluate.classification import JOINT, PER_FINDING, Cases, conformal_bound
 from jointdiff.evaluate.distances import density_coverage, frechet_distance, kernel_distance, nearest, precision_recall
-from jointdiff.explain.localisation import iou, pixel_ap, pixel_auroc, pointing
+from jointdiff.explain.localisation import box_iobb, box_iou, cout, iou, pixel_ap, pixel_auroc, pointing
+from jointdiff.report.ranks import critical_difference, friedman, rank
+from jointdiff.report.statistics import holm
 
 TIMES = 200
 Pair = tuple[float, float]  # ours and the reference
@@ -127,6 +129,33 @@ def maps(rng: np.random.Generator) -> Iterator[tuple[str, str, Pair]]:
     hottest = heat >= np.sort(heat.ravel())[-region.sum()]
     yield "iou", "scikit-learn's Jaccard", (iou(heat, region), sk.jaccard_score(region.ravel(), hottest.ravel()))
     yield "pointing", "numpy's argmax", (pointing(heat, region), float(region.ravel()[heat.argmax()]))
+    places = np.argwhere(heat > np.sort(heat.ravel())[-round(0.05 * heat.size) - 1])
+    (top, left), (down, right) = places.min(0), places.max(0) + 1
+    found = np.zeros_like(region)
+    found[top:down, left:right] = True
+    yield "box_iou", "scikit-learn's Jaccard", (box_iou(heat, region), sk.jaccard_score(region.ravel(), found.ravel()))
+    value = sk.precision_score(region.ravel(), found.ravel(), zero_division=0)
+    yield "box_iobb", "scikit-learn's precision", (box_iobb(heat, region), value)
+    path = rng.random(11)
+    area = np.trapezoid(1 - path, dx=0.1) - np.trapezoid(path, dx=0.1)
+    yield "cout", "numpy's trapezoid of both areas", (float(cout(path[None])[0]), area)
+
+
+def comparisons(rng: np.random.Generator) -> Iterator[tuple[str, str, Pair]]:
+    """Yield what compares methods."""
+    values = rng.integers(0, 9, (5, 7)).astype(float)
+    ranks = stats.rankdata(values, axis=0)
+    yield "rank", "scipy", (float(np.abs(rank(values) - ranks).max()), 0.0)
+    yield "Friedman's p", "scipy", (friedman(rank(values)), stats.friedmanchisquare(*values).pvalue)
+    p = rng.random(6)
+    order = np.argsort(p)
+    stepped = np.minimum(1, np.maximum.accumulate(p[order] * np.arange(6, 0, -1)))
+    yield "Holm's p", "cumulative maximum", (float(np.abs(np.array(holm(list(p)))[order] - stepped).max()), 0.0)
+
+
+def demsar() -> Pair:
+    """Return the critical difference of Demšar's example, 4 methods on 14 sets, and that of his text."""
+    return critical_difference(4, 14, alpha=0.05), 2.569 * math.sqrt(4 * 5 / (6 * 14))
 
 
 def conformal() -> Pair:
@@ -143,7 +172,7 @@ def main() -> None:
     warnings.filterwarnings("ignore")
     rng, worst = np.random.default_rng(0), dict[tuple[str, str], float]()
     for _ in range(TIMES):
-        for of in (findings, classes, images, maps):
+        for of in (findings, classes, images, maps, comparisons):
             for metric, reference, (ours, value) in of(rng):
                 key = metric, reference
                 worst[key] = max(worst.get(key, 0.0), abs(float(ours) - float(value)))
@@ -151,6 +180,8 @@ def main() -> None:
     print("|---|---|--:|")
     for (metric, reference), deviation in worst.items():
         print(f"| {metric} | {reference} | {deviation:.1e} |")
+    ours, value = demsar()
+    print(f"| critical difference | q of Demšar 2006, table 5, to its 3 digits | {abs(ours - value):.1e} |")
     ours, value = conformal()
     print(f"| conformal_coverage | l / (n + 1) of exchangeable cases, 4,000 times | {abs(ours - value):.1e} |")
 
