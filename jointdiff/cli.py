@@ -230,12 +230,15 @@ def _trace(options: argparse.Namespace) -> None:
 
 
 def _mlflow(options: argparse.Namespace) -> None:
-    """Browse the runs in MLflow, at http://127.0.0.1:5000 until Ctrl-C."""
-    from jointdiff.tracking import browse_command
+    """Browse the runs in MLflow: print the addresses of its pages and serve them to this machine until Ctrl-C."""
+    from jointdiff.tracking import browse_command, page_links
 
     command = browse_command(options.results, port=options.port)
+    where = "at " + os.environ["MLFLOW_TRACKING_URI"] if command is None else f"at http://127.0.0.1:{options.port}"
+    print(f"MLflow {where}. Open in a browser:")
+    for shows, address in page_links(options.results, port=options.port).items():
+        print(f"  {shows}\n    {address}")
     if command is None:
-        print(f"MLflow runs at {os.environ['MLFLOW_TRACKING_URI']}: open that address in a browser.")
         return
     print(" ".join(command), flush=True)
     # Replaced rather than started, so that Ctrl-C ends the server and nothing is left behind.

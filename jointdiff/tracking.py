@@ -15,18 +15,24 @@ import math
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jointdiff.config import FirstStage, RunSpec, digest
 from jointdiff.files import read_json
 from jointdiff.paths import find_cells, find_first_stages
+from jointdiff.report.wording import budget_name
+from jointdiff.runs_view import experiment_tags, links
+
+if TYPE_CHECKING:
+    from jointdiff.report.best import Best
 
 log = logging.getLogger(__name__)
 
 RUN = "jointdiff.run"  # tag: digest of what was trained and of its code
 LINES = "jointdiff.metric_lines"  # tag: lines of metrics.jsonl that the store holds
+NOTE = "mlflow.note.content"  # tag: the text that MLflow shows on a run's page
 CONTENT = "jointdiff.content"  # tag: digest of all that was pushed, so that an unchanged cell is passed over
 BATCH = 1000  # metric values per request, MLflow's limit
 LIVE_AFTER = 120.0  # seconds of training from which curves are pushed while it runs; a shorter run is left to the end
@@ -46,7 +52,7 @@ def default_uri(beside: Path | str) -> str:
 def create_store(
     experiment: str, *, beside: Path | str, enabled: bool = True, uri: str | None = None
 ) -> dict[str, Any]:
-    """Initialise the store with the experiment and its parent run, and return what its writers need to know.
+    """Initialise the store with the experiment and the run of its tables, and return what its writers need to know.
 
     Several processes on a fresh SQLite file crash in its migrations, so one job does this before any other writes.
 
@@ -65,7 +71,7 @@ def create_store(
         "artifacts": None if uri else (beside / "mlartifacts").as_uri(),
     }
     if enabled:
-        _forgiving(lambda: _Store(store).parent)
+        _forgiving(lambda: _Store(store).summary)
     return store
 
 
@@ -81,6 +87,7 @@ class Tracker:
         self.thread: threading.Thread | None = None
         self.broken = not store["enabled"]
         self.monitor: Any = None
+        self.started = time.time()
 
     def __call__(self, metrics: Path) -> None:
         """Push new lines unless a push is under way, one was made just now, or one has failed."""
@@ -95,7 +102,7 @@ class Tracker:
     def _push(self, metrics: Path) -> None:
         def push() -> bool:
             store = _Store(self.store)
-            run_id = store.cell(self.run, self.code_version)
+            run_id = store.cell(self.run, self.code_version, started=self.started)
             try:
                 store.curves(run_id, metrics)
             except FileNotFoundError:  # the training has ended meanwhile; sync_tracking pushes the rest
@@ -119,12 +126,15 @@ def sync_experiment(results: Path | str, *, store: dict[str, Any]) -> dict[str, 
 
     def push() -> bool:
         target = _Store(store)
-        for cell in find_cells(results):
+        cells = find_cells(results)
+        for cell in cells:
             summary["cells"] += 1
             summary["pushed"] += target.push_cell(cell, benchmarks=results / "benchmarks")
         for stage in find_first_stages(results):
             summary["pushed"] += target.push_first_stage(stage)
-        target.push_parent(results)
+        target.push_summary(results)
+        target.register_best(cells)
+        target.show(sorted({cell.parents[2].name for cell in cells}))
         return True
 
     summary["complete"] = bool(_forgiving(push))
@@ -183,21 +193,24 @@ class _Store:
             self.experiment = found.experiment_id
 
     @functools.cached_property
-    def parent(self) -> str:
-        """Return the run that all cells hang from."""
-        return self.find_or_create(f"experiment {self.name}", name=self.name, tags={})
+    def summary(self) -> str:
+        """Return the run that holds tables and figures. All runs lie side by side: MLflow groups no nested ones."""
+        tags = {"kind": "summary"}
+        return self.find_or_create(f"experiment {self.name}", name=f"{self.name} · tables and figures", tags=tags)
 
-    def find_or_create(self, key: str, *, name: str, tags: dict[str, str]) -> str:
-        """Return the id of the run with this key, made where there is none."""
+    def find_or_create(self, key: str, *, name: str, tags: dict[str, str], started: float | None = None) -> str:
+        """Return the id of the run with this key, made where there is none, as begun at ``started`` (Unix time, s)."""
         found = self.client.search_runs([self.experiment], f"tags.`{RUN}` = '{key}'", max_results=1)
         if found:
             return found[0].info.run_id
-        return self.client.create_run(self.experiment, run_name=name, tags={RUN: key, **tags}).info.run_id
+        start_time = None if started is None else int(1000 * started)
+        made = self.client.create_run(self.experiment, start_time, tags={RUN: key, **tags}, run_name=name)
+        return made.info.run_id
 
-    def cell(self, run: RunSpec, code_version: str) -> str:
+    def cell(self, run: RunSpec, code_version: str, *, started: float | None = None) -> str:
         """Return the id of a cell's run, made with its tags and parameters where there is none."""
         tags = {
-            "mlflow.parentRunId": self.parent,
+            "kind": "training",
             "dataset": run.dataset,
             "labels": run.labels,
             "method": run.variant,
@@ -205,8 +218,8 @@ class _Store:
             "code_version": code_version,
             "config_digest": run.digest,
         }
-        name = f"{run.dataset} {run.labels} {run.variant} {run.seed}"
-        run_id = self.find_or_create(f"{run.digest} {code_version}", name=name, tags=tags)
+        name = f"{run.variant} · {budget_name(run.labels)} · seed {run.seed}"
+        run_id = self.find_or_create(f"{run.digest} {code_version}", name=name, tags=tags, started=started)
         self._batch(run_id, params=_flatten(run.model_dump(mode="json", exclude={"settings"})))
         return run_id
 
@@ -227,21 +240,27 @@ class _Store:
         record = read_json(cell / "run.json")
         run, files = RunSpec.model_validate(record["spec"]), _artifacts(cell)
         content = digest([_fingerprint(path) for path in files])
-        run_id = self.cell(run, record["code_version"])
+        seconds = record["cost"].get("train_seconds", 0.0)
+        run_id = self.cell(run, record["code_version"], started=(cell / "run.json").stat().st_mtime - seconds)
         if self.client.get_run(run_id).data.tags.get(CONTENT) == content:
             return False
         self.curves(run_id, cell / "metrics.jsonl")
         self._batch(run_id, params=_flatten({"settings": record.get("settings", {})}))
         values = {f"cost/{name}": value for name, value in record["cost"].items() if _finite(value)}
         values |= _scores(cell) | _benchmark(benchmarks, run)
-        now, step = int(1000 * time.time()), record["cost"].get("steps", 0)
-        self._batch(run_id, metrics=[(name, value, now, step) for name, value in values.items()])
+        now = int(1000 * time.time())
+        # Step 0 makes MLflow draw bars; a later one, a curve of one point.
+        self._batch(run_id, metrics=[(name, value, now, 0) for name, value in values.items()])
         self._inputs(run_id, run, record)
         for path in files:
             self.client.log_artifact(run_id, str(path), str(path.parent.relative_to(cell)).removeprefix("."))
+            if path.suffix == ".png":  # once more as MLflow's own kind of image, which it shows beside other runs'
+                self._image(run_id, path)
+        for path in sorted(cell.glob("previews/*.png")):
+            self._image(run_id, path, key="images/training", step=int(path.stem))
         self._model(run_id, cell / "model", name=f"{run.variant}-{run.dataset}-{run.labels}-{run.seed}")
-        self._batch(run_id, tags={CONTENT: content})
-        self.client.set_terminated(run_id)
+        self._batch(run_id, tags={CONTENT: content, NOTE: _card(cell / "model")})
+        self._end(run_id, after=seconds)
         return True
 
     def push_first_stage(self, stage: Path) -> bool:
@@ -251,15 +270,17 @@ class _Store:
         files = [stage / name for name in ("autoencoder.json", "metrics.jsonl", "reconstructions.png")]
         content = digest([_fingerprint(path) for path in files])
         tags = {
-            "mlflow.parentRunId": self.parent,
+            "kind": "autoencoder",
             "dataset": dataset,
             "method": f"autoencoder {spec.name}",
             "seed": str(spec.seed),
             "code_version": record["code_version"],
             "config_digest": spec.digest,
         }
-        name = f"{dataset} autoencoder {spec.name} {spec.seed}"
-        run_id = self.find_or_create(f"{dataset} {spec.digest} {record['code_version']}", name=name, tags=tags)
+        name, key = f"autoencoder {spec.name} · seed {spec.seed}", f"{dataset} {spec.digest} {record['code_version']}"
+        seconds = record["cost"].get("train_seconds", 0.0)
+        started = (stage / "autoencoder.json").stat().st_mtime - seconds
+        run_id = self.find_or_create(key, name=name, tags=tags, started=started)
         if self.client.get_run(run_id).data.tags.get(CONTENT) == content:
             return False
         self.curves(run_id, stage / "metrics.jsonl")
@@ -275,18 +296,72 @@ class _Store:
         for path in files:
             self.client.log_artifact(run_id, str(path))
         self._batch(run_id, tags={CONTENT: content})
-        self.client.set_terminated(run_id)
+        self._end(run_id, after=seconds)
         return True
 
-    def push_parent(self, results: Path) -> None:
-        """Push tables, figures and the score table to the parent run."""
+    def push_summary(self, results: Path) -> None:
+        """Push tables, figures and the score table."""
         for folder in ("tables", "figures"):
             if (results / folder).is_dir():
-                self.client.log_artifacts(self.parent, str(results / folder), folder)
+                self.client.log_artifacts(self.summary, str(results / folder), folder)
         for name in ("scores.csv", "paper.pdf"):
             if (results / name).is_file():
-                self.client.log_artifact(self.parent, str(results / name))
-        self.client.set_terminated(self.parent)
+                self.client.log_artifact(self.summary, str(results / name))
+        self.client.set_terminated(self.summary)
+
+    def show(self, datasets: list[str]) -> None:
+        """Tell MLflow how the experiment's pages open."""
+        for tag, value in experiment_tags(datasets).items():
+            self.client.set_experiment_tag(self.experiment, tag, value)
+
+    def register_best(self, cells: Sequence[Path]) -> None:
+        """Register of each data set the model that is best by validation; one that is a version already stays it."""
+        from mlflow.exceptions import MlflowException
+
+        from jointdiff.report.best import choose_best
+
+        for dataset, best in choose_best(cells).items():
+            run_id = self.cell(best.run, best.code_version)
+            name = f"{self.name}-{dataset}"
+            try:
+                self.client.create_registered_model(name, tags={"experiment": self.name, "dataset": dataset})
+            except MlflowException as error:
+                if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                    raise
+            self.client.update_registered_model(name, best.why)
+            found = self.client.search_model_versions(f"name = '{name}' and run_id = '{run_id}'")
+            version = found[0] if found else self._version(name, best, run_id)
+            self.client.set_registered_model_alias(name, "best", version.version)
+
+    def _version(self, name: str, best: Best, run_id: str) -> Any:
+        """Make a version of a registered model from the one that a run logged last."""
+        logged = self.client.search_logged_models([self.experiment], f"source_run_id = '{run_id}'")
+        latest = max(logged, key=lambda model: model.creation_timestamp)
+        tags = {"method": best.run.variant, "labels": best.run.labels, "seed": str(best.run.seed)}
+        tags["validation/auroc"] = f"{best.score:.4f}"
+        if (tested := self.client.get_run(run_id).data.metrics.get("test/auroc")) is not None:
+            tags["test/auroc"] = f"{tested:.4f}"
+        return self.client.create_model_version(
+            name,
+            source=latest.model_uri,
+            run_id=run_id,
+            model_id=latest.model_id,
+            description=_card(best.cell / "model"),
+            tags=tags,
+        )
+
+    def _image(self, run_id: str, path: Path, *, key: str | None = None, step: int = 0) -> None:
+        """Show a picture; at step 0, since MLflow puts images of several runs together where their steps are equal."""
+        from PIL import Image
+
+        with Image.open(path) as image:
+            shown = image.convert("RGB")
+        self.client.log_image(run_id, shown, key=key or f"images/{path.stem}", step=step, synchronous=True)
+
+    def _end(self, run_id: str, *, after: float) -> None:
+        """End a run so many seconds after its start: its duration is that of the training, not of this push."""
+        start = self.client.get_run(run_id).info.start_time
+        self.client.set_terminated(run_id, end_time=int(start + 1000 * after))
 
     def _inputs(self, run_id: str, run: RunSpec, record: dict[str, Any]) -> None:
         from mlflow.entities import Dataset, DatasetInput, InputTag
@@ -352,6 +427,15 @@ class _Store:
             params=[Param(key, value) for key, value in (params or {}).items()],
             tags=[RunTag(key, value) for key, value in (tags or {}).items()],
         )
+
+
+def _card(model: Path) -> str:
+    """Return a model folder's card without the part that is for machines."""
+    card = model / "README.md"
+    if not card.is_file():
+        return ""
+    text = card.read_text(encoding="utf-8")
+    return text.split("---\n", 2)[-1].strip() if text.startswith("---\n") else text
 
 
 def _artifacts(cell: Path) -> list[Path]:
@@ -434,3 +518,26 @@ def browse_command(folder: Path | str, *, host: str = "127.0.0.1", port: int = 5
         raise ValueError(f"{Path(folder) / 'mlflow.db'} does not exist yet: the first run of the workflow makes it")
     # One worker is enough for one reader; four, the default, each import for seconds.
     return ["mlflow", "ui", "--backend-store-uri", uri, "--host", host, "--port", str(port), "--workers", "1"]
+
+
+def page_links(folder: Path | str, *, host: str = "127.0.0.1", port: int = 5000) -> dict[str, str]:
+    """Return addresses of the pages that show each experiment of a results folder's store, by what they show.
+
+    Raises:
+        ValueError: the server that MLFLOW_TRACKING_URI names does not answer.
+    """
+    import mlflow
+    from mlflow.exceptions import MlflowException
+
+    _settle_environment()
+    uri = os.environ.get("MLFLOW_TRACKING_URI") or default_uri(folder)
+    server = uri if uri.startswith("http") else f"http://{host}:{port}"
+    try:
+        experiments = mlflow.MlflowClient(uri).search_experiments()
+    except MlflowException as error:
+        raise ValueError(f"MLFLOW_TRACKING_URI: {uri} does not answer ({str(error).splitlines()[0][:200]})") from error
+    return {
+        f"{experiment.name}, {page}": address
+        for experiment in experiments
+        for page, address in links(server, experiment.experiment_id, experiment.tags).items()
+    }

@@ -11,6 +11,7 @@ from jointdiff.doctor import missing_tex
 from jointdiff.jobs import keep_memory
 from jointdiff.paths import CELL, FIRST_STAGE, SPLIT, TAG, TRIAL, WILDCARDS, inception_weights
 from jointdiff.provenance import code_version
+from jointdiff.questions import numbered
 from jointdiff.registry import describe_source, methods, sources
 
 
@@ -231,10 +232,10 @@ def judge(wildcards):
     return extractor(wildcards) if "counterfactual" in experiment.methods[wildcards.method].explain else []
 
 
-def page(path, category):
+def page(path, question):
     """Show a file in the report under the question that it answers, with the caption that bears its name."""
     stem = Path(path).stem
-    return report(path, caption=f"../docs/report/{stem}.rst", category=category, labels={"what": stem})
+    return report(path, caption=f"../docs/report/{stem}.rst", category=numbered(question), labels={"what": stem})
 
 
 def final_files(wildcards):

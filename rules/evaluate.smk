@@ -56,7 +56,7 @@ rule score_generation:
         nearest=report(
             f"{CELL}/nearest.png",
             caption="../docs/report/nearest.rst",
-            category="Are its images useful?",
+            category=numbered("Are its images useful and safe to share?"),
             labels={
                 "what": "nearest training images",
                 "data set": "{dataset}",

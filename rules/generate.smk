@@ -65,7 +65,7 @@ rule generate_images:
         grid=report(
             f"{CELL}/generated.png",
             caption="../docs/report/grid.rst",
-            category="Are its images useful?",
+            category=numbered("Are its images useful and safe to share?"),
             labels={
                 "what": "grid",
                 "data set": "{dataset}",
@@ -101,7 +101,7 @@ rule explain_findings:
         strips=report(
             f"{CELL}/explanations.png",
             caption="../docs/report/strips.rst",
-            category="Does it show the right place?",
+            category=numbered("Does it show the right place?"),
             labels={
                 "what": "strips",
                 "data set": "{dataset}",

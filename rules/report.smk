@@ -18,13 +18,13 @@ rule draw_audit:
         page=report(
             "<results>/{dataset}/audit.html",
             caption="../docs/report/audit.rst",
-            category="Is the split clean?",
+            category=numbered("Is the split clean?"),
             labels={"what": "leaks", "data set": "{dataset}"},
         ),
         picture=report(
             "<results>/{dataset}/audit.png",
             caption="../docs/report/alike.rst",
-            category="Is the split clean?",
+            category=numbered("Is the split clean?"),
             labels={"what": "most alike", "data set": "{dataset}"},
         ),
     log:
@@ -65,9 +65,9 @@ rule draw_tables:
         page("<results>/tables/votes.html", "How many votes are enough?"),
         page("<results>/tables/localisation.html", "Does it show the right place?"),
         page("<results>/tables/counterfactual.html", "Does it show the right place?"),
-        page("<results>/tables/joint.html", "Are its images useful?"),
-        page("<results>/tables/images.html", "Are its images useful?"),
-        page("<results>/tables/usefulness.html", "Are its images useful?"),
+        page("<results>/tables/joint.html", "Are its images useful and safe to share?"),
+        page("<results>/tables/images.html", "Are its images useful and safe to share?"),
+        page("<results>/tables/usefulness.html", "Are its images useful and safe to share?"),
         page("<results>/tables/trust.html", "Can its probabilities be trusted?"),
         page("<results>/tables/ablation.html", "Which part is worth what?"),
         page("<results>/tables/cost.html", "What does it cost?"),
@@ -138,9 +138,12 @@ rule finished:
 rule compile_report:
     input:
         final_files,
+        scores="<results>/scores.parquet",
     output:
         "<results>/report.html",
     log:
         "<logs>/compile_report.log",
+    params:
+        code_version=code_version("jointdiff.report.landing"),
     script:
         "../workflow_scripts/compile_report.py"

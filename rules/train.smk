@@ -29,7 +29,7 @@ rule train_autoencoder:
         picture=report(
             f"{FIRST_STAGE}/reconstructions.png",
             caption="../docs/report/reconstructions.rst",
-            category="Are its images useful?",
+            category=numbered("Are its images useful and safe to share?"),
             labels={"what": "autoencoder", "data set": "{dataset}", "method": "{autoencoder}", "seed": "{seed}"},
         ),
     log:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,19 @@ def missing(what: str) -> None:
     if os.environ.get("JOINTDIFF_REQUIRE_TOOLS"):
         pytest.fail(f"{what}, and JOINTDIFF_REQUIRE_TOOLS is set")
     pytest.skip(what)
+
+
+@pytest.fixture(scope="session")
+def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the workflow in which the smoke grid has run, shared by all tests that look at what it leaves."""
+    from tests.workflow import flow
+
+    folder = flow.copy_tree(tmp_path_factory.mktemp("tree"))
+    started = time.monotonic()
+    said = flow.snakemake(folder, "--configfile", flow.SMOKE)
+    print(f"smoke grid: {time.monotonic() - started:.0f} s")
+    assert "(100%) done" in said
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from jointdiff.evaluate.scores import Row, parse_protocol, read_rows
 from jointdiff.files import atomic_path
+from jointdiff.questions import QUESTIONS
 from jointdiff.report.layout import PREAMBLE
 from jointdiff.report.statistics import Scores
 from jointdiff.report.wording import budget_name, dataset_name, method_name, tex
@@ -24,7 +25,7 @@ SECTIONS = (
     ("Which system does what?", ("systems",), ()),
     ("How many votes are enough?", ("votes",), ("votes",)),
     ("Does it show the right place?", ("localisation", "counterfactual"), ("change",)),
-    ("Are its images useful?", ("joint", "usefulness", "images"), ()),
+    ("Are its images useful and safe to share?", ("joint", "usefulness", "images"), ()),
     ("Can its probabilities be trusted?", ("trust",), ("reliability", "risk")),
     ("Which part is worth what?", ("ablation",), ()),
     ("What does it cost?", ("cost",), ()),
@@ -103,7 +104,7 @@ def write_source(
     lines += [r"\renewcommand{\floatpagefraction}{0.7}", rf"\title{{{tex(title)}}}", r"\date{}", r"\begin{document}"]
     lines += [r"\maketitle", *_protocol(Scores(row for row in rows if row["run_id"]))]  # what was not run has none
     measured = {row["metric"] for row in rows if not math.isnan(row["value"])}
-    for heading, of_tables, of_figures in SECTIONS:
+    for heading, of_tables, of_figures in sorted(SECTIONS, key=lambda section: QUESTIONS.index(section[0])):
         parts = [tables / f"{name}.tex" for name in of_tables]
         content = [rf"\input{{{_relative(part, near)}}}" for part in parts if _has_numbers(part)]
         content += [

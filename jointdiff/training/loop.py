@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 import resource
+import shutil
 import sys
 import time
 from collections.abc import Callable
@@ -34,6 +35,7 @@ from jointdiff.training.averaging import averaged_copy, update_average
 from jointdiff.training.checkpoint import TrainingState, restore_checkpoint, save_checkpoint
 from jointdiff.training.compute import steps_and_gflop
 from jointdiff.training.feed import Feed, seed_step
+from jointdiff.training.previews import FOLDER, draw_preview
 
 T = TypeVar("T", bound=Trainable)
 
@@ -83,7 +85,11 @@ def train(
         synthetic=synthetic,
         code_version=code_version,
         track=track,
+        previews=Path(state) / FOLDER,
     )
+    shutil.rmtree(out / FOLDER, ignore_errors=True)
+    if (Path(state) / FOLDER).is_dir():
+        shutil.move(Path(state) / FOLDER, out / FOLDER)
     save_model(best, out / "model", run=run, results=cost)
     with atomic_path(out / "metrics.jsonl") as aside:
         aside.write_bytes(lines)
@@ -118,6 +124,7 @@ def fit_cell(
     synthetic: Path | str | None = None,
     code_version: str = "",
     track: Callable[[Path], None] | None = None,
+    previews: Path | None = None,
 ) -> tuple[Method, bytes, dict[str, Any]]:
     """Build a cell's method and run the loop; see ``train`` for the arguments and ``fit`` for what comes back.
 
@@ -153,6 +160,7 @@ def fit_cell(
         synthetic=drawn,
         real_labels=run.real_labels,
         track=track,
+        previews=previews,
     )
 
 
@@ -170,6 +178,7 @@ def fit(
     synthetic: tuple[np.ndarray, np.ndarray] | None = None,  # images and labels that count as labelled ones
     real_labels: bool = True,  # whether those of the split do
     track: Callable[[Path], None] | None = None,
+    previews: Path | None = None,  # folder for a few synthetic images at each validation, where the plan asks for them
 ) -> tuple[T, bytes, dict[str, Any]]:
     """Run the loop; return the averaged weights that validated best, the lines of metrics.jsonl, and what it cost.
 
@@ -222,6 +231,8 @@ def fit(
     checkpoint, metrics = state / CHECKPOINT, state / METRICS
     resumed = restore_checkpoint(checkpoint, now, key=key)
     _keep_until(metrics, now.progress["step"] if resumed else -1)
+    if previews is not None and not resumed:
+        shutil.rmtree(previews, ignore_errors=True)
     judged = roles["validation"]
     if plan.validation_images is not None and plan.validation_images < len(judged):
         judged = np.sort(rng(seed, "validation images").permutation(judged)[: plan.validation_images])
@@ -273,6 +284,9 @@ def fit(
                     now.progress.update(best=score, best_step=done)
                     now.best = {name: value.clone() for name, value in averaged.state_dict().items()}
                 _write(lines, step=done, images=done * plan.batch_size, split="validation", **scores)
+                if plan.previews and previews is not None and isinstance(averaged, Method):
+                    with accelerator.autocast():
+                        draw_preview(averaged, previews, step=done, count=plan.previews, seed=seed)
                 if track is not None:
                     track(metrics)
             # Only between log windows, so that a resumed run also writes the same lines.

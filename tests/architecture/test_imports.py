@@ -16,7 +16,10 @@ BASELINES = sorted((ROOT / "baselines").glob("*.py"))
 SCRIPTS = sorted((ROOT / "workflow_scripts").glob("*.py"))
 RULES = [ROOT / "Snakefile", *sorted((ROOT / "rules").glob("*.smk"))]
 # What Snakefile and rules may import: modules that import neither torch nor pandas themselves.
-LIGHT = {f"jointdiff.{name}" for name in ("config", "declared", "doctor", "jobs", "paths", "provenance", "registry")}
+LIGHT = {
+    f"jointdiff.{name}"
+    for name in ("config", "declared", "doctor", "jobs", "paths", "provenance", "questions", "registry")
+}
 
 
 def short(path: Path) -> str:

@@ -395,7 +395,7 @@ def test_an_experiment_without_generators_or_maps_still_has_its_files(tmp_path):
         title="t",
         pictures={},
     ).read_text()
-    for empty in ("joint.tex", "votes", "ablation", "ranks", "change.pdf", "Are its images useful?"):
+    for empty in ("joint.tex", "votes", "ablation", "ranks", "change.pdf", "Are its images useful and safe to share?"):
         assert empty not in source
     assert "classification.tex" in source and "systems.tex" in source and "auroc.pdf" in source
 

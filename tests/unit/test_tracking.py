@@ -13,10 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from jointdiff import tracking
 from jointdiff.config import RunSpec, Training
-from jointdiff.tracking import Tracker, create_store, sync_experiment
+from jointdiff.report.best import choose_best
+from jointdiff.tracking import Tracker, create_store, page_links, sync_experiment
 
 
 def spec(seed: int = 0) -> RunSpec:
@@ -40,12 +42,15 @@ def write_cell(results: Path, seed: int) -> Path:
     cell = results / "phantom" / "labels-50" / "joint" / f"seed-{seed}"
     (cell / "model").mkdir(parents=True)
     (cell / "model" / "config.json").write_text("{}")
-    (cell / "generated.png").write_bytes(b"picture")
+    (cell / "model" / "README.md").write_text("---\ntags: [joint]\n---\n\n# A card\n")
+    (cell / "previews").mkdir()
+    for path in ("generated.png", "previews/0000020.png", "previews/0000040.png"):
+        Image.new("L", (8, 6)).save(cell / path)
     write_curve(cell / "metrics.jsonl", until=40)
     record = {
         "spec": run.model_dump(mode="json"), "settings": {"width": 16}, "run_id": run.digest,
         "config_digest": run.digest, "code_version": "abc", "data_digest": "f" * 64, "roles": {"test": 3},
-        "cost": {"train_seconds": 2.5, "steps": 40, "device": "CPU"},
+        "cost": {"train_seconds": 2.5, "steps": 40, "device": "CPU", "best_validation": 0.8 + 0.1 * seed},
     }  # fmt: skip
     (cell / "run.json").write_text(json.dumps(record))
     return cell
@@ -97,14 +102,16 @@ def test_everything_is_shown_once(ready: Path) -> None:
     assert sync_experiment(ready, store=store)["pushed"] == 0
 
     client, runs = runs_of(store)
-    parents = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
-    children = {run.data.tags["seed"]: run for run in runs if "mlflow.parentRunId" in run.data.tags}
-    assert len(parents) == 1
+    (summary,) = [run for run in runs if run.data.tags["kind"] == "summary"]
+    children = {run.data.tags["seed"]: run for run in runs if run.data.tags["kind"] == "training"}
+    assert len(runs) == 3
     assert set(children) == {"0", "1"}
-    assert [file.path for file in client.list_artifacts(parents[0].info.run_id, "tables")] == ["tables/cost.csv"]
+    assert [file.path for file in client.list_artifacts(summary.info.run_id, "tables")] == ["tables/cost.csv"]
     child = children["1"]
     assert child.info.status == "FINISHED"
-    assert child.data.tags["mlflow.parentRunId"] == parents[0].info.run_id
+    assert child.info.run_name == "joint · 50 labels · seed 1"
+    assert child.info.end_time - child.info.start_time == 2500, "as long as the training, not as the push"
+    assert child.data.tags["mlflow.note.content"] == "# A card"
     assert child.data.tags.items() >= {
         "dataset": "phantom", "labels": "50", "method": "joint", "code_version": "abc", "config_digest": spec(1).digest,
     }.items()  # fmt: skip
@@ -116,11 +123,67 @@ def test_everything_is_shown_once(ready: Path) -> None:
     assert {data.dataset.name for data in child.inputs.dataset_inputs} == {"phantom-16", "phantom-16 split"}
     shown = {file.path for file in client.list_artifacts(child.info.run_id)}
     assert shown >= {"run.json", "metrics.jsonl", "generated.png"}
+    images = [Path(file.path).name for file in client.list_artifacts(child.info.run_id, "images")]
+    assert sorted({name.split("+timestamp+")[0] for name in images if name.endswith(".png")}) == [
+        "images~generated+step+0",
+        "images~training+step+20",
+        "images~training+step+40",
+    ]
     models = client.search_logged_models([child.info.experiment_id])
     assert {model.source_run_id for model in models} == {run.info.run_id for run in children.values()}
     stored = [path for path in (ready.parent / "mlartifacts").rglob("*") if path.is_file()]
     assert stored
     assert not [path for path in stored if path.suffix in {".pkl", ".lock"}]
+
+
+def test_the_best_model_is_registered_once_and_again_when_another_is_better(ready: Path) -> None:
+    store = create_store("made", beside=ready.parent)
+    for _ in range(2):
+        sync_experiment(ready, store=store)
+    client, runs = runs_of(store)
+    (version,) = client.search_model_versions("name = 'made-phantom'")
+    (run,) = [run for run in runs if run.info.run_id == version.run_id]
+    assert run.data.tags["seed"] == "1"
+    assert version.tags.items() >= {"method": "joint", "labels": "50", "validation/auroc": "0.9000"}.items()
+    assert version.description == "# A card"
+    assert client.get_model_version_by_alias("made-phantom", "best").version == version.version
+    assert "| joint | 0.850 |" in client.get_registered_model("made-phantom").description
+
+    write_cell(ready, 2)
+    sync_experiment(ready, store=store)
+    assert len(client.search_model_versions("name = 'made-phantom'")) == 2
+    assert client.get_model_version_by_alias("made-phantom", "best").tags["seed"] == "2"
+
+
+def test_the_best_model_is_chosen_by_validation_at_the_largest_budget(tmp_path: Path) -> None:
+    scores = {
+        ("50", "joint"): [0.99, 0.99],
+        ("200", "joint"): [0.7, 0.95],
+        ("200", "fixmatch"): [0.8, 0.9],
+        ("200", "random"): [None, None],
+        ("all", "supervised"): [1.0, 1.0],
+    }
+    for (labels, variant), values in scores.items():
+        for seed, value in enumerate(values):
+            cell = tmp_path / f"{labels} {variant} {seed}"
+            cell.mkdir()
+            run = spec(seed).model_copy(update={"labels": labels, "variant": variant})
+            record = {"spec": run.model_dump(mode="json"), "code_version": "abc", "cost": {"best_validation": value}}
+            (cell / "run.json").write_text(json.dumps(record))
+    (best,) = choose_best(tmp_path.iterdir()).values()
+    assert (best.run.labels, best.run.variant, best.run.seed, best.score) == ("200", "fixmatch", 1, 0.9)
+    assert best.why.splitlines()[-2:] == ["| fixmatch | 0.850 |", "| joint | 0.825 |"]
+
+
+def test_pages_are_linked_by_experiment_and_data_set(ready: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sync_experiment(ready, store=create_store("made", beside=ready.parent))
+    found = page_links(ready.parent, port=5001)
+    assert set(found) == {"made, phantom", "made, phantom, pictures"}
+    assert found["made, phantom"].startswith("http://127.0.0.1:5001/#/experiments/")
+    assert found["made, phantom"].endswith("viewStateShareKey=phantom")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", nobody_answers(monkeypatch))
+    with pytest.raises(ValueError, match=r"MLFLOW_TRACKING_URI: http://127\.0\.0\.1:\d+ does not answer"):
+        page_links(ready.parent)
 
 
 def test_a_growing_curve_is_pushed_line_by_line(ready: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
 import jointdiff.training.loop as loop
@@ -78,6 +79,20 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(data, tmp_path, m
     lines = [(tmp_path / name / "metrics.jsonl").read_text() for name in ("whole", "resumed")]
     assert lines[0] == lines[1]
     assert not list((tmp_path / "state").iterdir()), "the state is gone once the model stands"
+
+
+@pytest.mark.parametrize("method", ["joint", "fixmatch"])
+def test_previews_show_each_validation_and_change_nothing(data, tmp_path, method):
+    for name, previews in (("plain", 0), ("watched", 4)):
+        train(spec(method, previews=previews), **data, out=tmp_path / name, state=tmp_path / f"state-{name}")
+    assert_same_weights(tmp_path / "plain/model", tmp_path / "watched/model")
+    assert spec(method, previews=4).digest == spec(method).digest
+    drawn = sorted(path.name for path in tmp_path.glob("*/previews/*"))
+    assert drawn == (["0000003.png", "0000006.png"] if method == "joint" else [])
+    for name in drawn:  # four images of three findings: two rows of three columns
+        with Image.open(tmp_path / "watched/previews" / name) as image:
+            assert image.size == (3 * 16, 2 * 16)
+    assert not list((tmp_path / "state-watched").iterdir())
 
 
 def test_kill_minus_nine_loses_nothing(data, tmp_path):
