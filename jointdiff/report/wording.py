@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Sequence
 from typing import Any
 
 CONTROLS = ("random", "class_prior", "fully_supervised")  # set apart: they say where floor and ceiling are
@@ -144,6 +145,17 @@ def budget_name(token: str) -> str:
     if "." in token:
         return f"{100 * float(token):g} % of labels"
     return f"{token.removesuffix('-per-class')} per class" if token.endswith("-per-class") else f"{token} labels"
+
+
+def budget_axis(tokens: Sequence[str]) -> tuple[list[str], str]:
+    """Name budgets of one kind by their numbers, with what these count; of several kinds each by its whole name."""
+    if all(re.fullmatch(r"\d+-per-class", token) for token in tokens):
+        return [token.removesuffix("-per-class") for token in tokens], "labels per class"
+    if all(re.fullmatch(r"\d+", token) for token in tokens):
+        return list(tokens), "labels"
+    if all(re.fullmatch(r"0\.\d+", token) for token in tokens):
+        return [f"{100 * float(token):g} %" for token in tokens], "share of labels"
+    return [budget_name(token) for token in tokens], ""
 
 
 _TEX = {

@@ -17,7 +17,7 @@ from jointdiff.report.paper import TexError, TexMissingError, compile_paper, com
 from jointdiff.report.published import Reported, matching, read_published
 from jointdiff.report.statistics import Summary
 from jointdiff.report.tables import FORMATS, TABLES, draw_tables
-from jointdiff.report.wording import change_name, dataset_name, method_name, tex
+from jointdiff.report.wording import budget_axis, change_name, dataset_name, method_name, tex
 from tests.conftest import require
 from tests.unit.made_results import CHANGES, make_results
 
@@ -575,3 +575,16 @@ def test_without_tex_the_remedy_is_named(results, monkeypatch):
     monkeypatch.setattr(paper.shutil, "which", lambda name: None)
     with pytest.raises(TexMissingError, match=r"pdflatex was not found.*install TeX Live"):
         compile_paper(root / "tables", root / "figures", root / "paper.pdf", scores=scores, title="t")
+
+
+@pytest.mark.parametrize(
+    ("budgets", "ticks", "unit"),
+    [
+        (["4-per-class", "25-per-class"], ["4", "25"], "labels per class"),
+        (["50", "200"], ["50", "200"], "labels"),
+        (["0.05", "0.1"], ["5 %", "10 %"], "share of labels"),
+        (["50", "0.1", "all"], ["50 labels", "10 % of labels", "all labels"], ""),
+    ],
+)
+def test_budgets_of_one_kind_are_numbers_on_an_axis(budgets, ticks, unit):
+    assert budget_axis(budgets) == (ticks, unit)

@@ -11,7 +11,7 @@ import numpy as np
 from jointdiff.report.evidence import Evidence
 from jointdiff.report.figures._drawing import CONTROL_STYLE, bars, colours, legend_below, nothing, panels
 from jointdiff.report.statistics import Summary
-from jointdiff.report.wording import budget_name, dataset_name, method_name
+from jointdiff.report.wording import budget_axis, dataset_name, method_name
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -86,6 +86,8 @@ def _one_by_one(evidence: Evidence, curves: Mapping[str, Curves]) -> Figure:
             axis.tick_params(labelleft=False)
         else:
             axis.set_ylabel("macro AUROC", fontsize=8)
+        if i + ACROSS < len(axes):
+            axis.set_xlabel("")
     legend_below(figure, axes)
     return figure
 
@@ -126,7 +128,9 @@ def _finish(axis: Axes, evidence: Evidence, dataset: str, *, bottom: float | Non
             below.append(f"{method_name(method).lower()}: {np.nanmean(means):.2f} ↓")
         elif not all(math.isnan(mean) for mean in means):
             _across(axis, values, color=colour, linestyle=line, label=method_name(method), zorder=1)
-    axis.set_xticks(np.arange(len(budgets)), [budget_name(labels) for labels in budgets])
+    ticks, unit = budget_axis(budgets)
+    axis.set_xticks(np.arange(len(budgets)), ticks)
+    axis.set_xlabel(unit)
     axis.set_xlim(-0.35, len(budgets) - 0.65)
     axis.set_ylabel("macro AUROC")
     axis.set_ylim(bottom, min(1.0 + 0.04 * (1.0 - bottom), axis.get_ylim()[1]))
