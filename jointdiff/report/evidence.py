@@ -73,6 +73,18 @@ class Evidence:
             told.append(f"{network} ({' to '.join(span)}{unit}) for {who}")
         return f"Networks: {'; '.join(told)}." if told else ""
 
+    def from_synthetic(self) -> dict[str, dict[str, Any]]:
+        """Return what variants that learn from synthetic images change of the one in their line that does not."""
+        found = {}
+        for name in self.changes:
+            base, changed = name, dict[str, Any]()
+            while base in self.changes and "synthetic" not in changed:  # a base may itself be a variant
+                changed = {**self.changes[base]["changes"], **changed}
+                base = self.changes[base]["base"]
+            if changed.get("synthetic", (None, None))[1] is not None:
+                found[name] = {"base": base, "changes": changed}
+        return found
+
     def predicted(self) -> dict[str, str]:
         """Return the largest budget with predictions of each data set."""
         return {

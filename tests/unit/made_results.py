@@ -39,11 +39,11 @@ CHANGES = {
             "settings.ema": [0.9, 0],
         },
     },
-    "supervised_both": {"base": "supervised", "changes": {"synthetic": [None, "joint"]}},
     "supervised_synthetic": {
         "base": "supervised",
         "changes": {"synthetic": [None, "joint"], "real_labels": [True, False]},
     },
+    "supervised_both": {"base": "supervised_synthetic", "changes": {"real_labels": [False, True]}},
 }
 TRIALS = (1, 3, 5, 11, 25, 51)
 NAMES = ("nodule", "large_heart", "effusion")

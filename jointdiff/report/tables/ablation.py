@@ -32,7 +32,8 @@ def ablation_tables(evidence: Evidence) -> Iterator[Table]:
     What learns from synthetic images stands in the table of usefulness.
     """
     rows, alpha = evidence.rows, evidence.alpha
-    changes = {name: change for name, change in evidence.changes.items() if "synthetic" not in change["changes"]}
+    elsewhere = evidence.from_synthetic()
+    changes = {name: change for name, change in evidence.changes.items() if name not in elsewhere}
     for dataset in rows.distinct("dataset"):
         blocks = blocks_of(rows, dataset, changes)
         if not blocks:

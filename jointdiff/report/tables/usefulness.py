@@ -14,7 +14,7 @@ from jointdiff.report.wording import dataset_name, method_name
 def usefulness_tables(evidence: Evidence) -> Iterator[Table]:
     """Yield, for each data set, classifiers that learn from synthetic images beside the same one without."""
     rows = evidence.rows
-    changes = {name: change for name, change in evidence.changes.items() if "synthetic" in change["changes"]}
+    changes = evidence.from_synthetic()
 
     def named(variant: str) -> tuple[str, str]:
         changed = changes[variant]["changes"]
