@@ -440,7 +440,7 @@ def _card(model: Path) -> str:
 
 def _artifacts(cell: Path) -> list[Path]:
     """List the files of a cell that a person wants to see."""
-    names = ("run.json", "metrics.jsonl", "tuning.json", "generated.png", "explanations.png")
+    names = ("run.json", "metrics.jsonl", "tuning.json", "generated.png", "nearest.png", "explanations.png")
     return [cell / name for name in names if (cell / name).is_file()] + sorted(cell.glob("scores/*.parquet"))
 
 

@@ -227,6 +227,11 @@ def explained(name):
     return of_cells(name, where=lambda variant: bool(variant.explain))
 
 
+def of_first_seed(paths):
+    """Keep the files of the first seed."""
+    return [path for path in paths if f"/seed-{experiment.seeds[0]}/" in path]
+
+
 def judge(wildcards):
     """Return the independent classifier's model where counterfactuals are to be judged by it."""
     return extractor(wildcards) if "counterfactual" in experiment.methods[wildcards.method].explain else []

@@ -115,8 +115,10 @@ rule compile_paper:
         scores="<results>/scores.parquet",
         tables=rules.draw_tables.output,
         figures=rules.draw_figures.output,
-        grids=generated("generated.png"),
-        strips=explained("explanations.png"),
+        # Of one seed: the report has them all.
+        grids=of_first_seed(generated("generated.png")),
+        nearest=of_first_seed(generated("nearest.png")),
+        strips=of_first_seed(explained("explanations.png")),
     output:
         paper="<results>/paper.pdf",
         source="<results>/paper.tex",

@@ -14,7 +14,13 @@ def main(rule):
         rule.output.paper,
         scores=rule.input.scores,
         title=rule.params.title,
-        grids={f"Images drawn by {describe(path)}.": Path(path) for path in rule.input.grids},
+        grids={
+            **{f"Images drawn by {describe(path)}.": Path(path) for path in rule.input.grids},
+            **{
+                f"Images drawn by {describe(path)}, nearest to training images.": Path(path)
+                for path in rule.input.nearest
+            },
+        },
         strips={f"Explanations by {describe(path)}.": Path(path) for path in rule.input.strips},
     )
 
