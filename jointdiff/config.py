@@ -208,7 +208,9 @@ class Evaluation(Closed):
     bootstrap: int = Field(1000, ge=1)  # draws over groups behind every interval
     confidence: float = Field(0.95, gt=0, lt=1)
     extractor: str = "fully_supervised"  # variant that judges counterfactuals and gives the Frechet distance's features
-    inception: str | None = None  # clean-fid's Inception weights: a path; otherwise the mirror is asked
+    # clean-fid's Inception weights: a path, or "download" from the mirror or their publisher; by default the mirror's.
+    inception: str | None = None
+    perceptual: str | None = None  # file of torchvision's vgg16, alexnet or squeezenet1_1, for the LPIPS of edits
     batch_size: int = Field(256, ge=1)
 
 

@@ -12,6 +12,7 @@ SPLIT = "<results>/{dataset}/labels-{labels}"  # one draw of roles per seed
 CELL = SPLIT + "/{method}/seed-{seed}"  # one training and everything made from it
 FIRST_STAGE = "<results>/{dataset}/autoencoders/{autoencoder}/seed-{seed}"  # one autoencoder and its latents
 TRIAL = CELL + "/tuning/trial-{trial}"  # one training of a search, of which only numbers are kept
+INCEPTION = "<resources>/inception/inception-2015-12-05.pt"  # where clean-fid's weights are downloaded to
 TAG = "{dataset}-{labels}-{method}-{seed}"  # the same cell in the name of a log or benchmark
 
 # How each part of a path may look, so that no part swallows another.
@@ -49,9 +50,11 @@ def describe(path: Path | str) -> str:
     return words.replace("_", " ")
 
 
-def inception_weights(named: str | None, *, mirror: str | None) -> Path | None:
-    """Return the file of clean-fid's Inception weights: the one named, or the mirror's where it has one."""
+def inception_weights(named: str | None, *, mirror: str | None) -> str | None:
+    """Return the file of clean-fid's Inception weights: the one named, one to be downloaded, or the mirror's."""
+    if named == "download":
+        return INCEPTION
     if named:
-        return Path(named)
-    found = Path(mirror, "inception", "inception-2015-12-05.pt") if mirror else None
-    return found if found and found.is_file() else None
+        return named
+    found = Path(mirror, "inception", Path(INCEPTION).name) if mirror else None
+    return str(found) if found and found.is_file() else None

@@ -9,7 +9,7 @@ from jointdiff.config import parse_experiment
 from jointdiff.declared import abilities
 from jointdiff.doctor import missing_tex
 from jointdiff.jobs import keep_memory
-from jointdiff.paths import CELL, FIRST_STAGE, SPLIT, TAG, TRIAL, WILDCARDS, inception_weights
+from jointdiff.paths import CELL, FIRST_STAGE, INCEPTION, SPLIT, TAG, TRIAL, WILDCARDS, inception_weights
 from jointdiff.provenance import code_version
 from jointdiff.questions import numbered
 from jointdiff.registry import describe_source, methods, sources
@@ -41,7 +41,7 @@ keep_memory(os.environ)  # of the jobs: each is a process of its own
 
 NO_TEX = missing_tex()
 # Without these weights FID is a gap; once they are there, exactly the scores that need them are computed again.
-INCEPTION = inception_weights(
+INCEPTION_WEIGHTS = inception_weights(
     experiment.evaluation.inception, mirror=os.environ.get("JOINTDIFF_MIRROR") or experiment.mirror
 )
 # Only where there is a GPU do jobs ask for one; the profile says how many jobs may hold one.

@@ -21,6 +21,16 @@ rule download_dataset:
         "../workflow_scripts/download_dataset.py"
 
 
+rule download_inception:
+    output:
+        weights=INCEPTION,
+    log:
+        "<logs>/download_inception.log",
+    retries: 2
+    script:
+        "../workflow_scripts/download_inception.py"
+
+
 rule prepare_part:
     input:
         raw_files,

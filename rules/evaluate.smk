@@ -50,7 +50,7 @@ rule score_generation:
         extractor=extractor,
         store=store,
         split=f"{SPLIT}/split-{{seed}}.parquet",
-        inception=[str(INCEPTION)] if INCEPTION else [],
+        inception=INCEPTION_WEIGHTS or [],
     output:
         scores=f"{CELL}/scores/generation.parquet",
         nearest=report(

@@ -94,6 +94,7 @@ rule explain_findings:
     input:
         model=f"{CELL}/model",
         judge=judge,
+        perceptual=lookup("evaluation/perceptual", within=config) or [],
         store=store,
         split=f"{SPLIT}/split-{{seed}}.parquet",
     output:

@@ -19,6 +19,7 @@ def main(rule):
         seed=int(rule.wildcards.seed),
         settings=Explanation.model_validate(rule.params.explanation),
         judge=rule.input.judge or None,
+        perceptual=rule.input.perceptual or None,
         device=rule.params.device,
     )
 

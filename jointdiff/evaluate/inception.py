@@ -8,11 +8,24 @@ from typing import Any
 import numpy as np
 import torch
 
+from jointdiff.data.source import File, LabelSpec, Source
 from jointdiff.files import sha256
 
 # Name and digest of the published file, which clean-fid loads.
 FILE = "inception-2015-12-05.pt"
 SHA256 = "f58cb9b6ec323ed63459aa4fb441fe750cfe39fafad6da5cb504a16f19e958f4"
+URL = "https://nvlabs-fi-cdn.nvidia.com/stylegan2-ada-pytorch/pretrained/metrics/" + FILE  # where clean-fid finds it
+
+# What the downloader needs to know of it, as of a data set's files: a mirror may have it in its folder inception/.
+WEIGHTS = Source(
+    name="inception",
+    title="Inception weights",
+    labels=LabelSpec("one_of_k", ()),
+    channels=3,
+    licence="NVIDIA Source Code License",
+    cite="Karras et al. 2020, converted from Szegedy et al. 2016",
+    files=(File(FILE, (URL,), sha256=SHA256),),
+)
 
 
 def inception_network(path: Path | str, device: torch.device) -> Any:

@@ -200,6 +200,8 @@ def _sizes(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
             values[metric] = 100 * arrays[key].mean(axis=(1, 2), dtype=np.float64)
     if edit in arrays:
         values["sparsity"] = (arrays[edit] > CHANGED).mean(axis=(1, 2))
+    if "lpips" in arrays:
+        values["lpips"] = arrays["lpips"].astype(np.float64)
     return values
 
 

@@ -21,9 +21,10 @@ from jointdiff.devices import pick_device
 from jointdiff.explain.archive import CHANGE_MAPS, ENFORCED, FEATURES, INSERTION
 from jointdiff.explain.insertion import insertion_path
 from jointdiff.explain.saliency import SALIENCY, centre_prior, change_map, random_map
-from jointdiff.files import atomic_path, read_json
+from jointdiff.files import atomic_path, read_json, sha256
 from jointdiff.method import Explainer, HasFeatures, Method, Voter, to_bytes
 from jointdiff.models import load_model
+from jointdiff.nets.perceptual import Perceptual
 from jointdiff.pictures import save_strips
 from jointdiff.progress import Progress
 from jointdiff.seeding import derive, rng
@@ -43,6 +44,7 @@ def explain(
     seed: int,
     settings: Explanation,
     judge: Path | str | None = None,
+    perceptual: Path | str | None = None,
     device: str = "auto",
 ) -> None:
     """Explain findings of test images by each of ``explainers`` and write maps, edits and probabilities.
@@ -53,6 +55,7 @@ def explain(
 
     Raises:
         ConfigError: the model has no way to give one of the explanations.
+        ValueError: the file of LPIPS weights does not fit.
     """
     data, target = open_store(store), pick_device(device)
     # Gradients are asked for on images and maps alone.
@@ -82,6 +85,10 @@ def explain(
             cost["calls_per_map"][name] = of_edits["calls_per_counterfactual"]
         if judge is not None:
             protocol["judge"] = read_json(Path(judge) / "config.json")["run"]["variant"]
+        if perceptual is not None:
+            lpips = Perceptual(perceptual).to(target)
+            protocol["perceptual"] = sha256(perceptual)[:16]
+            found["lpips"] = _apart(lpips, found["image"], found["counterfactual"], settings.batch_size, target)
         if isinstance(umpire, HasFeatures):
             found |= _seen_by_judge(umpire, data, split, found, settings.batch_size, target)
         healthy = _healthy(data, split, cases, seed=seed, at_most=settings.healthy_per_finding)
@@ -196,6 +203,14 @@ def _saliency(
         maps[part] = SALIENCY[name].draw(counted, images, int(cases.findings[part[0]])).cpu().numpy()
         seconds += time.perf_counter() - started
     return maps, 1000.0 * seconds / count, counted.asked / count
+
+
+def _apart(lpips: Perceptual, a: np.ndarray, b: np.ndarray, batch_size: int, device: torch.device) -> np.ndarray:
+    """Return the LPIPS between uint8 images (M, H, W, C) and others, (M,)."""
+    every = np.arange(len(a))
+    pairs = (image_batches(images, every, batch_size=batch_size, device=device) for images in (a, b))
+    with torch.no_grad():
+        return torch.cat([lpips(*pair) for pair in zip(*pairs, strict=True)]).cpu().numpy()
 
 
 def _seen_by_judge(

@@ -36,6 +36,7 @@ LOWER_IS_BETTER = frozenset(
             "fid",
             "kernel_distance",
             "kid",
+            "lpips",
             "change_outside",
             "side_effect",
         ),

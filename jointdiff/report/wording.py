@@ -70,6 +70,7 @@ _METRICS = {
     "nll": "NLL",
     "aurc": "AURC",
     "fid": "FID",
+    "lpips": "LPIPS",
     "iou": "IoU",
     "box_iou": "Box IoU",
     "box_iobb": "Box IoBB",

@@ -1,11 +1,15 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
+from jointdiff.data.download import DownloadError, download
 from jointdiff.evaluate import inception
 from jointdiff.evaluate.distances import frechet_distance
 from jointdiff.evaluate.inception import inception_features, inception_network
 from jointdiff.files import sha256
+from jointdiff.paths import INCEPTION, inception_weights
 
 
 def test_frechet_distance_of_gaussians_in_closed_form():
@@ -68,3 +72,26 @@ def test_clean_fid_reads_local_weights_and_resizes(tmp_path, monkeypatch):
 def test_missing_inception_weights_are_named(tmp_path):
     with pytest.raises(ValueError, match=r"evaluation\.inception: .*nothing\.pt must be an existing file"):
         inception_network(tmp_path / "nothing.pt", torch.device("cpu"))
+
+
+def test_inception_weights_come_from_the_mirror_with_their_checksum(tmp_path, monkeypatch):
+    mirror = tmp_path / "mirror" / "inception"
+    mirror.mkdir(parents=True)
+    (mirror / inception.FILE).write_bytes(b"weights")
+    nowhere = replace(inception.WEIGHTS.files[0], urls=())
+    with pytest.raises(DownloadError, match="inception"):  # other weights than the published ones
+        download(replace(inception.WEIGHTS, files=(nowhere,)), tmp_path / "out", mirror=str(tmp_path / "mirror"))
+    assert not (tmp_path / "out" / inception.FILE).exists()
+    own = replace(nowhere, sha256=sha256(mirror / inception.FILE))
+    download(replace(inception.WEIGHTS, files=(own,)), tmp_path / "out", mirror=str(tmp_path / "mirror"))
+    assert (tmp_path / "out" / inception.FILE).read_bytes() == b"weights"
+
+
+def test_inception_weights_are_those_named_or_downloaded_or_the_mirrors(tmp_path):
+    assert inception_weights(None, mirror=None) is None
+    assert inception_weights(None, mirror=str(tmp_path)) is None
+    assert inception_weights("mine.pt", mirror=str(tmp_path)) == "mine.pt"
+    assert inception_weights("download", mirror=None) == INCEPTION and INCEPTION.endswith(inception.FILE)
+    (tmp_path / "inception").mkdir()
+    (tmp_path / "inception" / inception.FILE).touch()
+    assert inception_weights(None, mirror=str(tmp_path)) == str(tmp_path / "inception" / inception.FILE)

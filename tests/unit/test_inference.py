@@ -21,6 +21,7 @@ from jointdiff.inference.generate import generate, wanted_labels
 from jointdiff.method import to_bytes, to_unit_range
 from jointdiff.methods.joint import JointDiffusion
 from jointdiff.models import load_model, save_model
+from jointdiff.nets.perceptual import Perceptual
 from jointdiff.training.loop import train
 from tests.tiny import tiny_phantoms, tiny_run
 
@@ -253,6 +254,27 @@ def test_findings_are_put_into_images_without_them(cells, tmp_path):
     scored = {row["metric"] for row in rows}
     assert {"enforce_rate", "judge_enforce_rate", "control_enforce_rate"} <= scored
     assert {"cout", "judge_cout", "control_cout", "edit_frechet_distance"} <= scored
+
+
+def test_the_lpips_of_edits_is_measured_where_there_are_weights(cells, tmp_path):
+    from torchvision.models import squeezenet1_1
+
+    torch.manual_seed(5)
+    torch.save(squeezenet1_1(weights=None).state_dict(), tmp_path / "squeezenet1_1.pth")
+    weights = tmp_path / "squeezenet1_1.pth"
+    edits = run_explain(cells, tmp_path, "joint", ["counterfactual"], perceptual=weights)
+    lpips = Perceptual(weights)
+    pairs = [to_unit_range(torch.from_numpy(edits[name])).permute(0, 3, 1, 2) for name in ("image", "counterfactual")]
+    np.testing.assert_allclose(edits["lpips"], lpips(*pairs).numpy(), rtol=1e-4)
+    rows = score_explanations(
+        tmp_path / "joint.npz",
+        read_json(cells / "joint/run.json"),
+        open_store(cells / "store").info.labels.names,
+        bootstrap=5,
+    )
+    (macro,) = [row for row in rows if (row["metric"], row["finding"]) == ("lpips", "macro")]
+    by_finding = [edits["lpips"][edits["finding"] == k].mean() for k in range(3)]
+    assert macro["value"] == pytest.approx(np.mean(by_finding), rel=1e-5) and "perceptual=" in macro["protocol"]
 
 
 def test_the_model_is_told_which_findings_go_and_which_come(cells, tmp_path, monkeypatch):

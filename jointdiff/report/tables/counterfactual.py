@@ -45,6 +45,7 @@ EDITS = (
         "How much do the edits change, how soon do they tell, and are they still images?",
         (
             Column("Proximity", "proximity", unit="%", digits=2, ranked=False),
+            Column("LPIPS", "lpips", ranked=False),
             Column("Edit size", "edit_size", unit="%", digits=2, ranked=False),
             Column("Sparsity", "sparsity", ranked=False),
             Column("Spread", "spread", unit="%", digits=2, ranked=False),
@@ -57,7 +58,8 @@ EDITS = (
             Column("Calls", "calls_per_counterfactual", digits=0, ranked=False),
         ),
         "Of the images from which the finding was taken out. Proximity: mean absolute difference of the edited from "
-        "the original image, in percent of the pixel range; edit size: that from the image rebuilt without an edit, so "
+        "the original image, in percent of the pixel range; LPIPS, where it was measured: the same as people see it "
+        "(Zhang et al. 2018); edit size: that from the image rebuilt without an edit, so "
         "without what reconstruction alone changes; sparsity: share of the pixels in which these two differ by more "
         "than 5 % of the range; spread: mean standard deviation of the edit over draws of noise, 0 for a single draw. "
         "COUT: with the pixels of the edit put into the image, the most changed first, the area under the probability "
