@@ -124,17 +124,19 @@ def digits_of(values: Sequence[float]) -> int:
     return max(0, min(3, 2 - math.floor(math.log10(sizes[len(sizes) // 2])))) if sizes else 1
 
 
-def paged(sections: Sequence[Section]) -> list[list[Section]]:
-    """Cut sections into tables that fit a page."""
+def paged(table: Table) -> Iterator[Table]:
+    """Yield a table in parts that fit a page, cut between sections; of one without columns or sections, nothing."""
     pages: list[list[Section]] = []
     room = 0
-    for section in sections:
+    for section in table.sections if table.columns else ():
         if not pages or room + len(section.lines) + 1 > MAX_LINES:
             pages.append([])
             room = 0
         pages[-1].append(section)
         room += len(section.lines) + 1
-    return pages
+    for page, sections in enumerate(pages):
+        part = replace(table, sections=tuple(sections))
+        yield replace(part, label=f"{table.label}-{page + 1}", caption=f"Continued: {table.caption}") if page else part
 
 
 # --- How a table is written -------------------------------------------------------------------------------------------

@@ -47,10 +47,7 @@ STEPS = {
     "generation": ("train_method", "generate_images", "score_generation"),
     "localisation": ("train_method", "explain_findings", "score_localisation"),
 }
-OWN = (
-    "votes",
-    "localisation",
-)  # scores whose facts differ from method to method: the gaps of one say nothing of another
+OWN = ("votes", "localisation")  # whose facts differ from method to method: one says nothing of another's gaps
 LONGEST = 200  # letters of a reason
 
 Cell = tuple[str, str, str, int]  # data set, budget, method, seed

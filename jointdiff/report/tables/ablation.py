@@ -59,13 +59,7 @@ def ablation_tables(evidence: Evidence) -> Iterator[Table]:
             table = lay_out(
                 rows, dataset, blocks, metrics, compared, named=lambda v: change_of(v, changes[v]["changes"])
             )
-            for page, sections in enumerate(paged(table.sections) if table.columns else []):
-                yield replace(
-                    table,
-                    label=f"ablation-{dataset}{what}" + (f"-{page + 1}" if page else ""),
-                    caption=("Continued: " if page else "") + caption + explained,
-                    sections=tuple(sections),
-                )
+            yield from paged(replace(table, label=f"ablation-{dataset}{what}", caption=caption + explained))
 
 
 def blocks_of(rows: Scores, dataset: str, changes: Changes) -> list[Block]:

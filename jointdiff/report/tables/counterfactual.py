@@ -85,16 +85,12 @@ def counterfactual_tables(evidence: Evidence) -> Iterator[Table]:
         for budget in [labels for labels in every if labels != "all"] or every:
             for suffix, question, plan, explained in EDITS:
                 table = _edits_table(rows, dataset, budget, findings, plan, evidence.order)
-                for page, part in enumerate(paged(table.sections)):
-                    yield replace(
-                        table,
-                        label=f"counterfactual-{dataset}-{budget}{suffix}" + (f"-{page + 1}" if page else ""),
-                        caption=(
-                            f"{question} Counterfactuals on {dataset_name(dataset)}, {budget_name(budget)}"
-                            f"{', continued' if page else ''}: mean{over(seeds, spread=False)}{spread}. {explained}"
-                        ),
-                        sections=tuple(part),
-                    )
+                caption = (
+                    f"{question} Counterfactuals on {dataset_name(dataset)}, {budget_name(budget)}: "
+                    f"mean{over(seeds, spread=False)}{spread}. {explained}"
+                )
+                label = f"counterfactual-{dataset}-{budget}{suffix}"
+                yield from paged(replace(table, label=label, caption=caption))
 
 
 def _edits_table(

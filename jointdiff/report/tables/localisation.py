@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from jointdiff.evaluate.scores import MACRO
+from jointdiff.explain.localisation import OVERLAPS
 from jointdiff.report.evidence import Evidence
 from jointdiff.report.layout import Column, Line, Section, Table, cell_of, paged, rank
 from jointdiff.report.statistics import Scores, Summary
@@ -39,9 +40,9 @@ PARTS = (
         "Boxes around the hottest 5 % of the pixels",
         (
             Column("mean", "box_iou", "Box IoU"),
-            *(Column(f"> {least:g}", f"box_iou_above_{least}", "Box IoU", digits=2) for least in (0.1, 0.25, 0.5)),
+            *(Column(f"> {least:g}", f"box_iou_above_{least}", "Box IoU", digits=2) for least in OVERLAPS),
             Column("mean", "box_iobb", "Box IoBB"),
-            *(Column(f"> {least:g}", f"box_iobb_above_{least}", "Box IoBB", digits=2) for least in (0.1, 0.25, 0.5)),
+            *(Column(f"> {least:g}", f"box_iobb_above_{least}", "Box IoBB", digits=2) for least in OVERLAPS),
             Column("Calls", "calls_per_map", "Cost of a map", digits=0, ranked=False),
             Column("Time", "ms_per_map", "Cost of a map", unit="ms", digits=1, ranked=False),
         ),
@@ -74,19 +75,12 @@ def localisation_tables(evidence: Evidence) -> Iterator[Table]:
                     title += f"; pointing floor {floor:.3f}" if not suffix and not math.isnan(floor) else ""
                     if lines:
                         sections.append(rank(Section(title, tuple(lines)), columns))
-                for page, part in enumerate(paged(sections)):
-                    yield Table(
-                        label=f"localisation-{dataset}-{budget}{suffix}" + (f"-{page + 1}" if page else ""),
-                        caption=(
-                            f"{what} on {dataset_name(dataset)}, {budget_name(budget)}"
-                            f"{', continued' if page else ''}: mean over seeds, in brackets their standard deviation "
-                            f"in units of the last digit. {explained} {CAPTION}"
-                        ),
-                        stub="Map",
-                        columns=columns,
-                        sections=tuple(part),
-                        compact=True,
-                    )
+                caption = (
+                    f"{what} on {dataset_name(dataset)}, {budget_name(budget)}: mean over seeds, in brackets their "
+                    f"standard deviation in units of the last digit. {explained} {CAPTION}"
+                )
+                label = f"localisation-{dataset}-{budget}{suffix}"
+                yield from paged(Table(label, caption, "Map", columns, tuple(sections), compact=True))
 
 
 def _map_lines(

@@ -53,16 +53,8 @@ def trust_tables(evidence: Evidence) -> Iterator[Table]:
         seeds = rows.distinct_seeds(dataset)
         spread = ", in brackets the standard deviation in units of the last digit" if seeds > 1 else ""
         meaning = " ".join(MEANING[group] for group in dict.fromkeys(column.group for column in columns))
-        for page, part in enumerate(paged(sections)):
-            yield Table(
-                label=f"trust-{dataset}" + (f"-{page + 1}" if page else ""),
-                caption=(
-                    f"Can the probabilities be trusted? {dataset_name(dataset)}{', continued' if page else ''}: "
-                    f"mean{over(seeds, spread=False)}{spread}, of findings their mean. {meaning} Best in bold, second "
-                    "underlined; controls compete with nobody."
-                ),
-                stub="Method",
-                columns=columns,
-                sections=tuple(part),
-                compact=True,
-            )
+        caption = (
+            f"Can the probabilities be trusted? {dataset_name(dataset)}: mean{over(seeds, spread=False)}{spread}, of "
+            f"findings their mean. {meaning} Best in bold, second underlined; controls compete with nobody."
+        )
+        yield from paged(Table(f"trust-{dataset}", caption, "Method", columns, tuple(sections), compact=True))

@@ -37,18 +37,17 @@ def usefulness_tables(evidence: Evidence) -> Iterator[Table]:
             base_named=lambda base: f"{method_name(base)}: real labelled images",
         )
         spread = ", in brackets the standard deviation in units of the last digit"
-        for page, sections in enumerate(paged(table.sections) if table.columns else []):
-            yield replace(
+        yield from paged(
+            replace(
                 table,
-                label=f"usefulness-{dataset}" + (f"-{page + 1}" if page else ""),
-                caption=("Continued: " if page else "")
-                + f"Are synthetic images useful on {dataset_name(dataset)}? A fresh classifier trained on the real "
-                "labelled images, on synthetic ones with the labels asked for, and on both, tested on real test "
+                label=f"usefulness-{dataset}",
+                caption=f"Are synthetic images useful on {dataset_name(dataset)}? A fresh classifier trained on the "
+                "real labelled images, on synthetic ones with the labels asked for, and on both, tested on real test "
                 f"images. Value: mean over seeds{spread if rows.distinct_seeds(dataset) > 1 else ''}. Difference: less "
                 f"real images alone, with its {100 * (1 - evidence.alpha):g} % interval (paired bootstrap over the "
                 f"groups of the same test cases and seeds, {drawn:,} draws); * marks what differs at level "
                 f"{evidence.alpha:g} after Holm's correction over the lines of one budget and metric. All of them "
                 "choose weights on the same real validation images.",
                 stub="Learns from",
-                sections=tuple(sections),
             )
+        )

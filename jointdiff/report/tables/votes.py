@@ -33,11 +33,11 @@ def votes_tables(evidence: Evidence) -> Iterator[Table]:
             for labels in rows.distinct("labels", dataset=dataset, method=method, metric="vote_calls"):
                 sections.append(rank(_votes_section(rows, dataset, labels, method), columns))
         shown = [c for c in range(len(columns)) if any(not s.cells[c].empty for sec in sections for s in sec.lines)]
-        for page, part in enumerate(paged(sections)):
-            yield Table(
-                label=f"votes-{dataset}" + (f"-{page + 1}" if page else ""),
+        yield from paged(
+            Table(
+                label=f"votes-{dataset}",
                 caption=(
-                    f"Votes of diffusion classifiers on {dataset_name(dataset)}{', continued' if page else ''}, "
+                    f"Votes of diffusion classifiers on {dataset_name(dataset)}, "
                     f"mean{over(rows.distinct_seeds(dataset))}. A trial is one noise at one noise level, the same for "
                     "all conditions of an image; it takes one network call for each. Majority: the condition that is "
                     "best in most trials; mean error: the least error over all trials; race: a condition that is "
@@ -52,9 +52,10 @@ def votes_tables(evidence: Evidence) -> Iterator[Table]:
                 columns=tuple(columns[c] for c in shown),
                 sections=tuple(
                     replace(s, lines=tuple(replace(n, cells=tuple(n.cells[c] for c in shown)) for n in s.lines))
-                    for s in part
+                    for s in sections
                 ),
             )
+        )
 
 
 def _votes_section(rows: Scores, dataset: str, labels: str, method: str) -> Section:
