@@ -23,6 +23,7 @@ from pydantic import (
 
 from jointdiff.complaints import ConfigError, check_known, explain
 from jointdiff.declared import abilities, check_settings, declared, declared_methods, tunable
+from jointdiff.lending import check_lending, check_no_label_is_handed_on
 
 __all__ = ["ConfigError", "Experiment", "RunSpec", "load_experiment", "parse_experiment"]
 
@@ -295,9 +296,7 @@ class Experiment(Closed):
             if variant.autoencoder is not None:
                 where = f"methods.{name}.autoencoder: {variant.autoencoder!r} is no key of autoencoders"
                 check_known(variant.autoencoder, self.autoencoders, where)
-            self._check_no_circle(name)
-            self._check_start(name)
-            self._check_synthetic(name)
+            check_lending(name, methods=self.methods, datasets=self.datasets)
         extractor = self.methods.get(self.evaluation.extractor)
         if self.needs_extractor and (extractor is None or extractor.labels != "all"):
             raise ConfigError(
@@ -305,58 +304,6 @@ class Experiment(Closed):
                 "it judges counterfactuals, and its features give the Frechet distance"
             )
         return self
-
-    def _check_no_circle(self, name: str, waiting: tuple[str, ...] = ()) -> None:
-        """Check that no variant waits for itself, by ``start`` or ``synthetic``."""
-        for key in ("start", "synthetic"):
-            if (other := getattr(self.methods[name], key)) is not None:
-                check_known(other, self.methods, f"methods.{name}.{key}: {other!r} is no key of methods")
-                if other in (*waiting, name):
-                    raise ConfigError(f"methods.{name}.{key}: {' -> '.join([*waiting, name, other])} is a circle")
-                self._check_no_circle(other, (*waiting, name))
-
-    def _check_start(self, name: str) -> None:
-        """Check that what a variant begins with is there for each of its cells, and saw no image that validates it."""
-        variant, key = self.methods[name], f"methods.{name}.start"
-        if variant.start is None:
-            return
-        source = self.methods[variant.start]
-        for dataset, data in self.datasets.items():
-            trained = source.budgets(data.labels)
-            for budget in variant.budgets(data.labels):
-                if source.labels != "all" and budget not in trained:
-                    raise ConfigError(
-                        f"{key}: {variant.start!r} is not trained with the label budget {budget!r} of {dataset}; "
-                        "add it to its `labels`"
-                    )
-                # Only counts and fractions are parts of one order, in which "all" comes last.
-                if source.labels == "all" and re.search("per-class|list-", budget):
-                    raise ConfigError(
-                        f"{key}: {variant.start!r} with `labels: all` learns from images that validate the label "
-                        f"budget {budget!r} of {dataset}; give it `labels: grid`"
-                    )
-
-    def _check_synthetic(self, name: str) -> None:
-        """Check that the images a variant learns from are drawn for each of its cells, with its own labels alone."""
-        variant, key = self.methods[name], f"methods.{name}.synthetic"
-        if variant.synthetic is None:
-            if not variant.real_labels:
-                raise ConfigError(
-                    f"methods.{name}.real_labels: without `synthetic` there is nothing else to learn from"
-                )
-            return
-        generator = self.methods[variant.synthetic]
-        if not generator.generate:
-            raise ConfigError(f"{key}: {variant.synthetic!r} draws no images; give it `generate: true`")
-        if variant.autoencoder is not None:
-            raise ConfigError(f"{key}: {name!r} works in latents, which drawn images do not have; remove `autoencoder`")
-        for dataset, data in self.datasets.items():
-            for budget in variant.budgets(data.labels):
-                if budget not in generator.budgets(data.labels):
-                    raise ConfigError(
-                        f"{key}: {variant.synthetic!r} is not trained with the label budget {budget!r} of {dataset}, "
-                        f"which {name!r} is; their `labels` must agree, or labels would be handed on"
-                    )
 
     def start_of(self, labels: str, method: str) -> tuple[str, str] | None:
         """Return the (labels, variant) of the cell, of the same data set and seed, from which a cell begins."""
@@ -629,7 +576,7 @@ def _check_names(experiment: Experiment) -> None:
         if "autoencoder" in declared():
             check_settings(first.settings, declared()["autoencoder"], f"autoencoders.{name}.settings.")
     for name, variant in experiment.methods.items():
-        _check_no_label_is_handed_on(experiment, name)
+        check_no_label_is_handed_on(name, methods=experiment.methods)
         method, key = variant.method or name, f"methods.{name}"
         check_known(method, methods(), f"{key}{'.method' if variant.method else ''}: unknown method {method!r}")
         schema = declared_methods().get(method)
@@ -644,18 +591,3 @@ def _check_names(experiment: Experiment) -> None:
                 able = [other for other in declared_methods() if ability in abilities(other)]
                 where = "generate" if ability == "generate" else "explain"
                 raise ConfigError(f"{key}.{where}: {method} cannot {verb}; these methods can: {', '.join(able)}")
-
-
-def _check_no_label_is_handed_on(experiment: Experiment, name: str) -> None:
-    """Check that all a variant begins with, directly or not, was given no labels but its own."""
-    start, every_label = experiment.methods[name].start, False
-    while start is not None and experiment.methods[name].labels != "all":
-        entry = experiment.methods[start]
-        every_label |= entry.labels == "all"  # and so has what that one begins with
-        if every_label and "label_free" not in abilities(entry.method or start):
-            able = [method for method in declared_methods() if "label_free" in abilities(method)]
-            raise ConfigError(
-                f"methods.{name}.start: {start!r} is trained with every label, which {name!r} is not to have; "
-                f"give it `labels: grid`, or start from a method that learns without labels: {', '.join(able)}"
-            )
-        start = entry.start
