@@ -114,6 +114,9 @@ def test_mlflow_shows_every_run(tree: Path) -> None:
     (joint,) = [run for run in runs if run.data.tags.get("method") == "joint"]
     assert {"train/loss", "validation/auroc", "test/auroc", "system/max_rss"} <= set(joint.data.metrics)
     assert {file.path for file in client.list_artifacts(joint.info.run_id)} >= {"generated.png", "explanations.png"}
+    shown = [file.path for file in client.list_artifacts(joint.info.run_id, "images")]
+    steps = {found[1] for path in shown if (found := re.search(r"training.step.(\d+)", path))}
+    assert steps == {"3", "6"}, "images of each validation"
 
 
 def test_a_logged_model_is_read_back(tree: Path) -> None:
