@@ -88,6 +88,10 @@ class Training(Closed):
     # of what it overrides, the nearest one that says steps or compute is followed.
     compute: float | None = Field(None, gt=0)
     batch_size: int = Field(32, ge=1)  # labelled images per step; a method adds unlabelled ones in its own ratio
+    # Equal parts of a step's batch, done in turn in one process (less memory) or at once in several (the GPUs that a
+    # profile gives a training). The step is that of the whole batch, but each part has its own noise, views and batch
+    # statistics; so this is part of an experiment, and how many processes do it is not.
+    micro_batches: int = Field(1, ge=1)
     unlabelled_share: float = Field(1.0, ge=0, le=1)  # of the unlabelled images; 0 leaves the labelled ones alone
     precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: bf16 where the device has matrix units for it
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -99,6 +103,15 @@ class Training(Closed):
     log_every: int = Field(20, ge=1)  # steps between lines of metrics.jsonl
     checkpoint_seconds: float = Field(60.0, ge=0)  # seconds between resumable checkpoints
     clip_norm: float = Field(1.0, gt=0)  # gradients are scaled down to this norm
+
+    @model_validator(mode="after")
+    def _equal_parts(self) -> Training:
+        if self.batch_size % self.micro_batches:
+            raise ConfigError(
+                f"training.micro_batches: a batch of {self.batch_size} (training.batch_size) cannot be cut into "
+                f"{self.micro_batches} equal parts; use a divisor"
+            )
+        return self
 
 
 class DataSet(Closed):

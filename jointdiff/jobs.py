@@ -7,6 +7,7 @@ import os
 import subprocess
 import tempfile
 from collections.abc import MutableMapping
+from itertools import count
 from pathlib import Path
 from typing import TextIO
 
@@ -36,23 +37,37 @@ def count_gpus() -> int:
     return sum(line.startswith("GPU ") for line in listed.splitlines())
 
 
-def reserve_gpu(wanted: int) -> None:
-    """Let torch see one GPU that no other job of this machine holds, or one of them where all are held.
+def reserve_gpus(wanted: int) -> int:
+    """Let torch see as many GPUs of this machine, those that the fewest other jobs hold, and return how many it sees.
 
-    Nothing is done where none is wanted, or where a cluster has chosen already (CUDA_VISIBLE_DEVICES).
+    So several small trainings share a GPU evenly where the profile lets more jobs run than there are GPUs. Nothing is
+    done where none is wanted, or where a cluster has chosen already (CUDA_VISIBLE_DEVICES).
     """
-    if not wanted or "CUDA_VISIBLE_DEVICES" in os.environ:
-        return
+    if not wanted:
+        return 0
+    given = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if given is not None:
+        return min(wanted, len([gpu for gpu in given.split(",") if gpu]))
     gpus = count_gpus()
-    for index in range(gpus):
-        lock = Path(tempfile.gettempdir(), f"jointdiff-{os.getuid()}-gpu-{index}.lock").open("w")  # noqa: SIM115 - held until the process ends
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            lock.close()
-            continue
-        _held.append(lock)
-        os.environ["CUDA_VISIBLE_DEVICES"] = str(index)
-        return
-    if gpus:  # more jobs than GPUs were asked for: share
-        os.environ["CUDA_VISIBLE_DEVICES"] = str(os.getpid() % gpus)
+    wanted, chosen = min(wanted, gpus), set[int]()
+    for place in count():  # of the jobs that share a GPU: all GPUs get a first one, then all a second
+        for gpu in range(gpus):
+            if len(chosen) < wanted and gpu not in chosen and _lock(f"gpu-{gpu}-{place}"):
+                chosen.add(gpu)
+        if len(chosen) == wanted:
+            break
+    if chosen:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, sorted(chosen)))
+    return wanted
+
+
+def _lock(name: str) -> bool:
+    """Take a lock of this machine and user until the process ends, unless another process has it."""
+    lock = Path(tempfile.gettempdir(), f"jointdiff-{os.getuid()}-{name}.lock").open("w")  # noqa: SIM115 - held on
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        lock.close()
+        return False
+    _held.append(lock)
+    return True

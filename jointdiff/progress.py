@@ -16,10 +16,29 @@ class Progress:
         unit: name of a unit, in the plural.
         done: units finished earlier, as after a resume; they do not count for the rate.
         every: seconds between lines where there is no terminal.
+        silent: show nothing, as in all processes of a job but one.
+        times: processes that do as much at the same time, for which this one speaks.
     """
 
-    def __init__(self, label: str, *, total: int | None, unit: str, done: int = 0, every: float = 15.0) -> None:
-        self.label, self.total, self.unit, self.every = label, total, unit, every
+    def __init__(
+        self,
+        label: str,
+        *,
+        total: int | None,
+        unit: str,
+        done: int = 0,
+        every: float = 15.0,
+        silent: bool = False,
+        times: int = 1,
+    ) -> None:
+        self.label, self.total, self.unit, self.every, self.silent, self.times = (
+            label,
+            total,
+            unit,
+            every,
+            silent,
+            times,
+        )
         self.done = self.first = done
         self.started = self.shown = time.monotonic()
         self.terminal = sys.stderr.isatty()
@@ -35,13 +54,17 @@ class Progress:
 
     def advance(self, units: int = 1, note: str = "") -> None:
         """Count finished units and show where the work stands, at most every so often."""
-        self.done += units
+        self.done += units * self.times
+        if self.times > 1 and self.total is not None:  # the last round may be of fewer
+            self.done = min(self.done, self.total)
         now = time.monotonic()
         if now - self.shown >= (0.2 if self.terminal else self.every):
             self.shown = now
             self._show(note)
 
     def _show(self, note: str = "", *, end: bool = False) -> None:
+        if self.silent:
+            return
         seconds = max(time.monotonic() - self.started, 1e-9)
         rate = max(self.done - self.first, 1e-9) / seconds
         of = "" if self.total is None else f"/{self.total}"

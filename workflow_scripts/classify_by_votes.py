@@ -1,15 +1,19 @@
 """Let a diffusion classifier vote on every validation and test image."""
 
+from functools import partial
+
 from jointdiff.config import Voting
-from jointdiff.jobs import reserve_gpu
+from jointdiff.jobs import reserve_gpus
 from jointdiff.logs import to_rule_log
 
 
 def main(rule):
-    reserve_gpu(rule.resources.gpu)
+    gpus = reserve_gpus(rule.resources.gpu)
     from jointdiff.inference.classify import classify_by_votes  # imports torch
+    from jointdiff.processes import launch
 
-    classify_by_votes(
+    work = partial(
+        classify_by_votes,
         rule.input.model,
         store=rule.input.store,
         split=rule.input.split,
@@ -20,6 +24,7 @@ def main(rule):
         batch_size=rule.params.batch_size,
         device=rule.params.device,
     )
+    launch(work, processes=gpus)
 
 
 if __name__ == "__main__":

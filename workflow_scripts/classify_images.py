@@ -1,14 +1,18 @@
 """Let a trained model judge every validation and test image."""
 
-from jointdiff.jobs import reserve_gpu
+from functools import partial
+
+from jointdiff.jobs import reserve_gpus
 from jointdiff.logs import to_rule_log
 
 
 def main(rule):
-    reserve_gpu(rule.resources.gpu)
+    gpus = reserve_gpus(rule.resources.gpu)
     from jointdiff.inference.classify import classify  # imports torch
+    from jointdiff.processes import launch
 
-    classify(
+    work = partial(
+        classify,
         rule.input.model,
         store=rule.input.store,
         split=rule.input.split,
@@ -16,6 +20,7 @@ def main(rule):
         batch_size=rule.params.batch_size,
         device=rule.params.device,
     )
+    launch(work, processes=gpus)
 
 
 if __name__ == "__main__":

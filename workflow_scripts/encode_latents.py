@@ -1,11 +1,11 @@
 """Encode every image of a data set once, so that no training step has to."""
 
-from jointdiff.jobs import reserve_gpu
+from jointdiff.jobs import reserve_gpus
 from jointdiff.logs import to_rule_log
 
 
 def main(rule):
-    reserve_gpu(rule.resources.gpu)
+    reserve_gpus(rule.resources.gpu)
     from jointdiff.training.first_stage import encode_latents  # imports torch
 
     encode_latents(

@@ -1,15 +1,19 @@
 """Show where a trained model sees each finding, and what its images look like without it."""
 
+from functools import partial
+
 from jointdiff.config import Explanation
-from jointdiff.jobs import reserve_gpu
+from jointdiff.jobs import reserve_gpus
 from jointdiff.logs import to_rule_log
 
 
 def main(rule):
-    reserve_gpu(rule.resources.gpu)
+    gpus = reserve_gpus(rule.resources.gpu)
     from jointdiff.inference.explain import explain  # imports torch
+    from jointdiff.processes import launch
 
-    explain(
+    work = partial(
+        explain,
         rule.input.model,
         store=rule.input.store,
         split=rule.input.split,
@@ -22,6 +26,7 @@ def main(rule):
         perceptual=rule.input.perceptual or None,
         device=rule.params.device,
     )
+    launch(work, processes=gpus)
 
 
 if __name__ == "__main__":

@@ -1,15 +1,19 @@
 """Draw synthetic images from a trained model, with a grid to look at."""
 
+from functools import partial
+
 from jointdiff.config import Generation
-from jointdiff.jobs import reserve_gpu
+from jointdiff.jobs import reserve_gpus
 from jointdiff.logs import to_rule_log
 
 
 def main(rule):
-    reserve_gpu(rule.resources.gpu)
+    gpus = reserve_gpus(rule.resources.gpu)
     from jointdiff.inference.generate import generate  # imports torch
+    from jointdiff.processes import launch
 
-    generate(
+    work = partial(
+        generate,
         rule.input.model,
         out=rule.output.images,
         picture=rule.output.grid,
@@ -19,6 +23,7 @@ def main(rule):
         settings=Generation.model_validate(rule.params.generation),
         device=rule.params.device,
     )
+    launch(work, processes=gpus)
 
 
 if __name__ == "__main__":

@@ -2,12 +2,12 @@
 
 from jointdiff.evaluate.scores import write_rows
 from jointdiff.files import read_json
-from jointdiff.jobs import reserve_gpu
+from jointdiff.jobs import reserve_gpus
 from jointdiff.logs import to_rule_log
 
 
 def main(rule):
-    reserve_gpu(rule.resources.gpu)
+    reserve_gpus(rule.resources.gpu)
     from jointdiff.evaluate.generation import score_generated  # imports torch
 
     rows = score_generated(

@@ -3,12 +3,12 @@
 from pathlib import Path
 
 from jointdiff.config import FirstStage
-from jointdiff.jobs import reserve_gpu
+from jointdiff.jobs import reserve_gpus
 from jointdiff.logs import to_rule_log
 
 
 def main(rule):
-    reserve_gpu(rule.resources.gpu)
+    reserve_gpus(rule.resources.gpu)
     from jointdiff.training.first_stage import make_first_stage  # imports torch
 
     spec = FirstStage.model_validate(rule.params.first_stage)

@@ -1,23 +1,26 @@
 """Train one cell of the grid, from its last checkpoint where a job was interrupted."""
 
+from functools import partial
 from pathlib import Path
 
 from jointdiff.config import RunSpec
 from jointdiff.files import read_json
-from jointdiff.jobs import reserve_gpu
+from jointdiff.jobs import reserve_gpus
 from jointdiff.logs import to_rule_log
 from jointdiff.tracking import Tracker
 from jointdiff.training.tuning import tuned
 
 
 def main(rule):
-    reserve_gpu(rule.resources.gpu)
+    gpus = reserve_gpus(rule.resources.gpu)
+    from jointdiff.processes import launch
     from jointdiff.training.loop import train  # imports torch
 
     run, tuning = RunSpec.model_validate(rule.params.run), None
     if rule.input.tuning:
         run, tuning = tuned(run, read_json(rule.input.tuning))
-    train(
+    work = partial(
+        train,
         run,
         store=rule.input.store,
         split=rule.input.split,
@@ -31,6 +34,7 @@ def main(rule):
         track=Tracker(read_json(rule.input.tracking), run, code_version=rule.params.code_version),
         tuning=tuning,
     )
+    launch(work, processes=gpus)
 
 
 if __name__ == "__main__":

@@ -3,13 +3,13 @@
 from pathlib import Path
 
 from jointdiff.config import RunSpec
-from jointdiff.jobs import reserve_gpu
+from jointdiff.jobs import reserve_gpus
 from jointdiff.logs import to_rule_log
 from jointdiff.training.tuning import try_settings
 
 
 def main(rule):
-    reserve_gpu(rule.resources.gpu)
+    reserve_gpus(rule.resources.gpu)
     run, trial = RunSpec.model_validate(rule.params.run), int(rule.wildcards.trial)
     try_settings(
         run,

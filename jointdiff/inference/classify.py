@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
-from jointdiff.batches import answers, image_batches
+from jointdiff.batches import answers, of_batches
 from jointdiff.config import ConfigError, Voting
 from jointdiff.data.store import Store, open_store
 from jointdiff.devices import pick_device
@@ -18,9 +19,10 @@ from jointdiff.evaluate.voting import fixed, replay
 from jointdiff.files import atomic_path
 from jointdiff.method import Voter
 from jointdiff.models import load_model
+from jointdiff.processes import join_group
 from jointdiff.progress import Progress
 from jointdiff.seeding import derive, rng
-from jointdiff.trials import hold_trials
+from jointdiff.trials import Ballot, hold_trials
 
 
 def classify(
@@ -32,13 +34,19 @@ def classify(
     batch_size: int = 256,
     device: str = "auto",
 ) -> None:
-    """Write the probabilities of every validation and test image to a Parquet table."""
-    data, target = open_store(store), pick_device(device)
-    method = load_model(model).to(target)
+    """Write the probabilities of every validation and test image to a Parquet table.
+
+    The processes of a job (``jointdiff.processes``) share out the batches, here and below; the answers are the same.
+    """
+    data, group = open_store(store), join_group(pick_device(device))
+    method = load_model(model).to(group.device)
     rows, role = _judged(data, split)
     started = time.perf_counter()
-    scores = answers(method.predict, data.images, rows, batch_size=batch_size, device=target)
-    cost = {"ms_per_image": 1000.0 * (time.perf_counter() - started) / len(rows), "calls_per_image": 1.0}
+    scores = answers(method.predict, data.images, rows, batch_size=batch_size, device=group.device)
+    spent = group.num_processes * (time.perf_counter() - started)  # of one device
+    if not group.is_main_process:
+        return
+    cost = {"ms_per_image": 1000.0 * spent / len(rows), "calls_per_image": 1.0}
     _write_predictions(out, data, rows, role, scores, cost)
 
 
@@ -59,20 +67,31 @@ def classify_by_votes(
     Raises:
         ConfigError: the model is no diffusion classifier.
     """
-    data, target = open_store(store), pick_device(device)
-    method = load_model(model).to(target)
+    data, group = open_store(store), join_group(pick_device(device))
+    method = load_model(model).to(group.device)
     if not isinstance(method, Voter):
         raise ConfigError(f"{model}: {type(method).__name__} holds no trials; only diffusion classifiers vote")
     rows, role = _judged(data, split, validation=voting.validation_images, seed=seed)
     seeds = np.array([derive(seed, "votes", str(data.sample_ids[row])) for row in rows])
-    ballots, started = [], time.perf_counter()
-    with Progress("trials", total=len(rows) * voting.trials, unit="trials") as progress:
-        batches = image_batches(data.images, rows, batch_size=batch_size, device=target)
-        for part, images in zip(np.split(seeds, range(batch_size, len(rows), batch_size)), batches, strict=True):
-            ballots.append(hold_trials(method, images, part, voting=voting, progress=progress))
+    started = time.perf_counter()
+    with Progress(
+        "trials",
+        total=len(rows) * voting.trials,
+        unit="trials",
+        silent=not group.is_main_process,
+        times=group.num_processes,
+    ) as progress:
+
+        def hold(images: Tensor, places: np.ndarray) -> Ballot:
+            return hold_trials(method, images, seeds[places], voting=voting, progress=progress)
+
+        ballots = of_batches(hold, data.images, rows, batch_size=batch_size, device=group.device)
+    spent = group.num_processes * (time.perf_counter() - started)  # of one device
+    if not group.is_main_process:
+        return
     steps, errors = (np.concatenate([getattr(ballot, name) for ballot in ballots]) for name in ("steps", "errors"))
     cost = {
-        "ms_per_image": 1000.0 * (time.perf_counter() - started) / len(rows),
+        "ms_per_image": 1000.0 * spent / len(rows),
         "calls_per_image": float(np.mean(np.concatenate([ballot.calls for ballot in ballots]))),
     }
     contests, kind = method.task.contests, data.info.labels.kind

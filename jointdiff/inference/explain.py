@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from jointdiff.method import Explainer, HasFeatures, Method, Voter, to_bytes
 from jointdiff.models import load_model
 from jointdiff.nets.perceptual import Perceptual
 from jointdiff.pictures import save_strips
+from jointdiff.processes import join_group, share_out
 from jointdiff.progress import Progress
 from jointdiff.seeding import derive, rng
 
@@ -51,13 +52,14 @@ def explain(
 
     Every method of a seed explains the same images. Where the data set marks no regions, the maps are written all the
     same and the regions stay empty. Counterfactuals also put findings into images without them, as the settings ask;
-    the arrays of these are named "enforced:...".
+    the arrays of these are named "enforced:...". The processes of a job share out the batches.
 
     Raises:
         ConfigError: the model has no way to give one of the explanations.
         ValueError: the file of LPIPS weights does not fit.
     """
-    data, target = open_store(store), pick_device(device)
+    data, group = open_store(store), join_group(pick_device(device))
+    target = group.device
     # Gradients are asked for on images and maps alone.
     method = load_model(model).to(target).requires_grad_(False)
     umpire = load_model(judge).to(target).requires_grad_(False) if judge is not None else None
@@ -96,6 +98,8 @@ def explain(
             edits, _ = _counterfactuals(method, umpire, data, healthy, settings, target)
             found |= {f"{ENFORCED}{name}": values for name, values in (healthy.arrays(data) | edits).items()}
         protocol |= settings.model_dump(exclude={"images_per_finding", "healthy_per_finding", "batch_size"})
+    if not group.is_main_process:
+        return
     with atomic_path(out) as aside:
         np.savez(aside, allow_pickle=False, **found, protocol=json.dumps(protocol), cost=json.dumps(cost))
     _draw(found, names, Path(picture), title=data.info.title)
@@ -163,16 +167,21 @@ def _healthy(data: Store, split: Path | str, cases: _Cases, *, seed: int, at_mos
     return _Cases.chosen(pools, seed=seed, target=1.0)
 
 
-def _by_finding(
-    data: Store, cases: _Cases, batch_size: int, device: torch.device
-) -> Iterator[tuple[np.ndarray, Tensor]]:
-    """Yield places and images of cases of one finding at a time."""
-    for k in np.unique(cases.findings):
-        places = np.flatnonzero(cases.findings == k)
-        for start in range(0, len(places), batch_size):
-            part = places[start : start + batch_size]
-            (images,) = image_batches(data.images, cases.rows[part], batch_size=batch_size, device=device)
-            yield part, images
+def _by_finding(cases: _Cases, batch_size: int) -> list[np.ndarray]:
+    """Return the places of cases in batches, each of one finding."""
+    every = (np.flatnonzero(cases.findings == k) for k in np.unique(cases.findings))
+    return [part for places in every for part in np.split(places, range(batch_size, len(places), batch_size))]
+
+
+def _images(data: Store, cases: _Cases, part: np.ndarray, device: torch.device) -> Tensor:
+    (images,) = image_batches(data.images, cases.rows[part], batch_size=len(part), device=device)
+    return images
+
+
+def _placed(parts: Sequence[np.ndarray], found: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """Put the arrays of each part at its places in arrays of all cases."""
+    order = np.argsort(np.concatenate(parts))
+    return {name: np.concatenate([arrays[name] for arrays in found])[order] for name in found[0]}
 
 
 @dataclass
@@ -196,13 +205,16 @@ def _saliency(
     """Return maps (M, size, size), and the milliseconds and network calls that one takes."""
     import captum.attr  # noqa: F401 - now, since the seconds that this takes are no cost of a map
 
-    count, size, counted, seconds = len(cases.rows), data.info.size, _Counted(method), 0.0
-    maps = np.zeros((count, size, size), dtype=np.float32)
-    for part, images in _by_finding(data, cases, batch_size, device):
-        started = time.perf_counter()
-        maps[part] = SALIENCY[name].draw(counted, images, int(cases.findings[part[0]])).cpu().numpy()
-        seconds += time.perf_counter() - started
-    return maps, 1000.0 * seconds / count, counted.asked / count
+    counted, parts = _Counted(method), _by_finding(cases, batch_size)
+
+    def draw(part: np.ndarray) -> tuple[dict[str, np.ndarray], float, int]:
+        images, asked, started = _images(data, cases, part, device), counted.asked, time.perf_counter()
+        maps = SALIENCY[name].draw(counted, images, int(cases.findings[part[0]])).float().cpu().numpy()
+        return {"maps": maps}, time.perf_counter() - started, counted.asked - asked
+
+    found, seconds, asked = zip(*share_out(draw, parts, device=device), strict=True)
+    count = len(cases.rows)
+    return _placed(parts, found)["maps"], 1000.0 * sum(seconds) / count, sum(asked) / count
 
 
 def _apart(lpips: Perceptual, a: np.ndarray, b: np.ndarray, batch_size: int, device: torch.device) -> np.ndarray:
@@ -234,51 +246,55 @@ def _counterfactuals(
     settings: Explanation,
     device: torch.device,
 ) -> tuple[dict[str, np.ndarray], dict[str, float]]:
-    size, channels, outputs = data.info.size, data.info.channels, len(data.info.labels.names)
-    count = len(cases.rows)
-    found = {
-        name: np.zeros((count, size, size), np.float32) for name in (*(f"map:{name}" for name in CHANGE_MAPS), "spread")
-    }
-    found |= {name: np.zeros((count, size, size, channels), np.uint8) for name in ("counterfactual", "control")}
-    found |= {name: np.zeros((count, outputs), np.float32) for name in ("before", "after")}
     judges: dict[str, Callable[[Tensor], Tensor]] = {"": method.predict}
     if umpire is not None:
         judges["judge_"] = umpire.predict
-        judged = ("judge_before", "judge_after", "judge_control")
-        found |= {name: np.zeros((count, outputs), np.float32) for name in judged}
     # On the way to an edit that removes: each step asks anew, which of a method that votes takes too long.
     paths: dict[str, Callable[[Tensor], Tensor]] = {}
     if cases.target == 0.0:
         paths |= {} if isinstance(method, Voter) else {"": method.predict}
         paths |= {} if umpire is None else {"judge_": umpire.predict, "control_": umpire.predict}
-    found |= {f"{who}{INSERTION}": np.zeros((count, INSERTIONS - 1), np.float32) for who in paths}
-    calls, seconds = 0, 0.0
-    with Progress("counterfactuals", total=count, unit="images") as progress:
-        for part, images in _by_finding(data, cases, settings.batch_size, device):
-            finding, seeds = int(cases.findings[part[0]]), torch.from_numpy(cases.seeds[part]).to(device)
-            started = time.perf_counter()
+    count, group = len(cases.rows), join_group(device)
+    with Progress(
+        "counterfactuals",
+        total=count,
+        unit="images",
+        silent=not group.is_main_process,
+        times=group.num_processes,
+    ) as progress:
+
+        def show(part: np.ndarray) -> tuple[dict[str, np.ndarray], float, int]:
+            images, finding = _images(data, cases, part, device), int(cases.findings[part[0]])
+            seeds, started = torch.from_numpy(cases.seeds[part]).to(device), time.perf_counter()
             answer = method.counterfactual(images, finding, cases.target, seeds, how=settings)
-            found["spread"][part] = answer.spread.cpu().numpy()  # with which a GPU has finished
-            seconds += time.perf_counter() - started
-            calls, edited, control = answer.calls, answer.images, answer.control
-            found["map:counterfactual"][part] = change_map(edited, images).cpu().numpy()
-            found["map:counterfactual_control"][part] = change_map(edited, control).cpu().numpy()
-            for name, values in {"counterfactual": edited, "control": control}.items():
-                found[name][part] = to_bytes(values).permute(0, 2, 3, 1).cpu().numpy()
+            spread = answer.spread.float().cpu().numpy()  # with which a GPU has finished
+            seconds = time.perf_counter() - started
+            edited, control = answer.images, answer.control
+            found: dict[str, Tensor] = {
+                "map:counterfactual": change_map(edited, images),
+                "map:counterfactual_control": change_map(edited, control),
+            }
             with torch.no_grad():
                 for prefix, predict in judges.items():
-                    found[f"{prefix}before"][part] = predict(images).cpu().numpy()
-                    found[f"{prefix}after"][part] = predict(edited).cpu().numpy()
+                    found |= {f"{prefix}before": predict(images), f"{prefix}after": predict(edited)}
                 if umpire is not None:
-                    found["judge_control"][part] = umpire.predict(control).cpu().numpy()
+                    found["judge_control"] = umpire.predict(control)
                 for who, predict in paths.items():
                     other = control if who == "control_" else edited
-                    path = insertion_path(predict, images, other, finding=finding, steps=INSERTIONS)
-                    found[f"{who}{INSERTION}"][part] = path.cpu().numpy()
+                    found[f"{who}{INSERTION}"] = insertion_path(
+                        predict, images, other, finding=finding, steps=INSERTIONS
+                    )
+            shown = {name: values.float().cpu().numpy() for name, values in found.items()} | {"spread": spread}
+            for name, values in {"counterfactual": edited, "control": control}.items():
+                shown[name] = to_bytes(values).permute(0, 2, 3, 1).cpu().numpy()
             progress.advance(len(part))
-    return found, {
-        "ms_per_counterfactual": 1000.0 * seconds / count,
-        "calls_per_counterfactual": calls,
+            return shown, seconds, answer.calls
+
+        parts = _by_finding(cases, settings.batch_size)
+        found, seconds, calls = zip(*share_out(show, parts, device=device), strict=True)
+    return _placed(parts, found), {
+        "ms_per_counterfactual": 1000.0 * sum(seconds) / count,
+        "calls_per_counterfactual": calls[-1],
     }
 
 

@@ -19,6 +19,7 @@ from jointdiff.files import atomic_path
 from jointdiff.method import Generator, Method, to_bytes
 from jointdiff.models import load_model
 from jointdiff.pictures import save_grid
+from jointdiff.processes import join_group, share_out
 from jointdiff.progress import Progress
 from jointdiff.seeding import derive, rng
 
@@ -46,12 +47,14 @@ def generate(
     """Draw images for every class or finding in turn, or for ``only`` some, and write them with a grid to look at.
 
     With ``settings.labels`` pseudo, what the model says of the unlabelled images of a split is asked for instead. The
-    labels asked for and the model's own answers about the images drawn (pseudo-labels) are stored with them.
+    labels asked for and the model's own answers about the images drawn (pseudo-labels) are stored with them. The
+    processes of a job (``jointdiff.processes``) share out the batches; each image has its seed, and is the same.
 
     Raises:
         ConfigError: the model cannot generate, or pseudo-labels are asked for without images to take them from.
     """
-    target = pick_device(device)
+    group = join_group(pick_device(device))
+    target = group.device
     method = load_model(model).to(target)
     info = method.data
     if not isinstance(method, Generator):
@@ -63,10 +66,16 @@ def generate(
     else:
         labels = _pseudo_labels(method, store, split, count=settings.images, seed=seed, device=target)
     seeds = np.array([derive(seed, "generate", i) for i in range(settings.images)], dtype=np.int64)
-    drawn, started = [], time.perf_counter()
-    with Progress("generate", total=settings.images, unit="images") as progress:
-        for start in range(0, settings.images, settings.batch_size):
-            part = slice(start, start + settings.batch_size)
+    started = time.perf_counter()
+    with Progress(
+        "generate",
+        total=settings.images,
+        unit="images",
+        silent=not group.is_main_process,
+        times=group.num_processes,
+    ) as progress:
+
+        def draw(part: slice) -> np.ndarray:
             batch = method.sample(
                 torch.from_numpy(labels[part]).to(target),
                 torch.from_numpy(seeds[part]).to(target),
@@ -74,15 +83,21 @@ def generate(
                 sampler=settings.sampler,
                 guidance=settings.guidance,
             )
-            drawn.append(to_bytes(batch).permute(0, 2, 3, 1).cpu().numpy())
             progress.advance(len(batch))
+            return to_bytes(batch).permute(0, 2, 3, 1).cpu().numpy()
+
+        starts = range(0, settings.images, settings.batch_size)
+        drawn = share_out(draw, [slice(start, start + settings.batch_size) for start in starts], device=target)
+    spent = group.num_processes * (time.perf_counter() - started)  # of one device
     cost = {
-        "ms_per_sample": 1000.0 * (time.perf_counter() - started) / settings.images,
+        "ms_per_sample": 1000.0 * spent / settings.images,
         "calls_per_sample": settings.steps * method.calls_per_step(settings.guidance),
     }
     protocol = {key: getattr(settings, key) for key in ("sampler", "steps", "guidance", "labels")}
     images = np.concatenate(drawn)
     said = answers(method.predict, images, np.arange(len(images)), batch_size=settings.batch_size, device=target)
+    if not group.is_main_process:
+        return
     with atomic_path(out) as aside:
         np.savez(
             aside,

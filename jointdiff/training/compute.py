@@ -22,7 +22,8 @@ def steps_and_gflop(
     *,
     plan: Training,
     seed: int,
-    batch_of: Callable[[int, int], Batch],  # of a step, in a training of so many steps
+    batch_of: Callable[[int, int], Batch],  # a share of a step's batch, in a training of so many steps
+    shares: int = 1,  # of a step
     autocast: Callable[[], AbstractContextManager],
 ) -> tuple[int, float]:
     """Return the steps of a training, which ``plan.compute`` decides where it is set, and what they take, GFLOP.
@@ -45,7 +46,7 @@ def steps_and_gflop(
             with autocast():
                 terms = copied(batch, views, teacher)
             torch.stack(list(terms.values())).sum().backward()
-        return counter.get_total_flops() / 1e9
+        return shares * counter.get_total_flops() / 1e9
 
     if plan.compute is None and plan.steps == 0:
         return 0, 0.0

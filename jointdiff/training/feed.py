@@ -61,10 +61,16 @@ class Feed:
         if self.resident is not None and self.drawn is not None:
             self.resident = torch.cat([self.resident, _on_device(self.drawn, device)])
 
-    def batch(self, step: int, *, steps: int, labelled: int, unlabelled: int) -> Batch:
-        """Return the batch of one step with as many images as asked for."""
-        labelled_at = self._places("labelled", len(self.labelled), step, labelled)
-        unlabelled_at = self._places("unlabelled", len(self.unlabelled), step, unlabelled)
+    def batch(self, step: int, *, steps: int, labelled: int, unlabelled: int, share: tuple[int, int] = (0, 1)) -> Batch:
+        """Return the batch of one step with as many images as asked for, or a share of it: which one, of how many."""
+        part, parts = share
+        labelled_at, unlabelled_at = (
+            self._places(stream, size, step, count)[part * count // parts : (part + 1) * count // parts]
+            for stream, size, count in (
+                ("labelled", len(self.labelled), labelled),
+                ("unlabelled", len(self.unlabelled), unlabelled),
+            )
+        )
         shown = self.labelled[labelled_at]
         return Batch(
             labelled=self.images(shown),
@@ -121,6 +127,6 @@ def _to_floats(stored: Tensor) -> Tensor:
     return to_unit_range(stored) if stored.dtype == torch.uint8 else stored.float()
 
 
-def seed_step(seed: int, step: int) -> None:
-    """Seed torch for everything random inside one step: noise, times, views, dropout."""
-    torch.manual_seed(derive(seed, "step", step))
+def seed_step(seed: int, step: int, share: int | None = None) -> None:
+    """Seed torch for everything random inside one step, or a share of it: noise, times, views, dropout."""
+    torch.manual_seed(derive(seed, "step", step, *([] if share is None else [share])))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import math
@@ -15,8 +16,8 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from accelerate import Accelerator
-from accelerate.state import AcceleratorState
+from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate.state import AcceleratorState, PartialState
 
 from jointdiff.config import ConfigError, RunSpec, Training
 from jointdiff.data.augment import Views
@@ -24,18 +25,20 @@ from jointdiff.data.source import Augmentations, DataInfo
 from jointdiff.data.store import Store, open_store
 from jointdiff.devices import describe, pick_device, pick_precision
 from jointdiff.files import atomic_path, sha256, write_json
-from jointdiff.method import Method, MethodSettings, Trainable
+from jointdiff.method import Batch, Method, MethodSettings, Trainable
 from jointdiff.models import load_model, save_model
 from jointdiff.nets.autoencoder import Autoencoder
 from jointdiff.nets.codecs import Codec
+from jointdiff.processes import join_group
 from jointdiff.progress import Progress
 from jointdiff.registry import load_method
 from jointdiff.seeding import derive, rng
 from jointdiff.training.averaging import averaged_copy, update_average
 from jointdiff.training.checkpoint import TrainingState, restore_checkpoint, save_checkpoint
 from jointdiff.training.compute import steps_and_gflop
-from jointdiff.training.feed import Feed, seed_step
+from jointdiff.training.feed import Feed
 from jointdiff.training.previews import FOLDER, draw_preview
+from jointdiff.training.shares import Shares
 
 T = TypeVar("T", bound=Trainable)
 
@@ -64,6 +67,7 @@ def train(
 ) -> None:
     """Train one cell of the grid, from its last checkpoint where there is one.
 
+    In several processes (``jointdiff.processes``) each calls this, with files that all of them see.
     Weights are chosen by macro AUROC on the validation rows of the split; the test rows are never looked at.
 
     Raises:
@@ -87,6 +91,8 @@ def train(
         track=track,
         previews=Path(state) / FOLDER,
     )
+    if not PartialState().is_main_process:
+        return
     shutil.rmtree(out / FOLDER, ignore_errors=True)
     if (Path(state) / FOLDER).is_dir():
         shutil.move(Path(state) / FOLDER, out / FOLDER)
@@ -187,9 +193,15 @@ def fit(
     """
     device = pick_device(plan.device)
     precision = pick_precision(plan.precision, device)
+    join_group(device)
     AcceleratorState._reset_state()  # precision is the process's otherwise: a second training may want another one
-    accelerator = Accelerator(mixed_precision={"fp32": "no"}.get(precision, precision), cpu=device.type == "cpu")
-    device = accelerator.device
+    accelerator = Accelerator(
+        mixed_precision={"fp32": "no"}.get(precision, precision),
+        cpu=device.type == "cpu",
+        # Shares keep the buffers equal themselves; a term that comes now and then leaves weights without a gradient.
+        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False, find_unused_parameters=True)],
+    )
+    device, leads = accelerator.device, accelerator.is_main_process  # who leads validates and writes
     key = f"{key} {_digest(data, roles, latents)}"
     feed = Feed(
         data,
@@ -210,19 +222,27 @@ def fit(
     settings = trained.settings
     optimiser = _optimiser(trained)
     averaged = averaged_copy(trained)
+    shares = Shares(trained, accelerator=accelerator, seed=seed, count=plan.micro_batches, batch_size=plan.batch_size)
     now = TrainingState(trained, averaged, optimiser, best={}, progress={"step": 0, "best": None, "seconds": 0.0})
     labelled = plan.batch_size if trained.sees_labelled else 0
     unlabelled = plan.batch_size * settings.unlabelled_ratio
     steps, gflop = 0, 0.0
+
+    def share_of(step: int, steps: int, share: int, count: int) -> Batch:
+        return feed.batch(step, steps=steps, labelled=labelled, unlabelled=unlabelled, share=(share, count))
+
     if optimiser:  # what has no weights, such as a control, has nothing to train
-        steps, gflop = steps_and_gflop(
-            trained,
-            averaged,
-            views,
-            plan=plan,
-            seed=seed,
-            batch_of=lambda step, steps: feed.batch(step, steps=steps, labelled=labelled, unlabelled=unlabelled),
-            autocast=accelerator.autocast,
+        steps, gflop = shares.fitting(
+            lambda: steps_and_gflop(
+                trained,
+                averaged,
+                views,
+                plan=plan,
+                seed=seed,
+                batch_of=lambda step, steps: share_of(step, steps, 0, shares.count),
+                shares=shares.count,
+                autocast=accelerator.autocast,
+            )
         )
         if device.type == "cuda":  # the counting's copies are no part of what a training needs
             torch.cuda.reset_peak_memory_stats(device)
@@ -230,29 +250,30 @@ def fit(
     state.mkdir(parents=True, exist_ok=True)
     checkpoint, metrics = state / CHECKPOINT, state / METRICS
     resumed = restore_checkpoint(checkpoint, now, key=key)
-    _keep_until(metrics, now.progress["step"] if resumed else -1)
-    if previews is not None and not resumed:
-        shutil.rmtree(previews, ignore_errors=True)
+    shares.count = now.progress.get("micro_batches", shares.count)
+    accelerator.wait_for_everyone()  # all have read what the leader is about to replace
+    if leads:
+        _keep_until(metrics, now.progress["step"] if resumed else -1)
+        if previews is not None and not resumed:
+            shutil.rmtree(previews, ignore_errors=True)
     judged = roles["validation"]
     if plan.validation_images is not None and plan.validation_images < len(judged):
         judged = np.sort(rng(seed, "validation images").permutation(judged)[: plan.validation_images])
-    wrapped: Any = trained
     parts = trained.clipped_together()
     prepared: Any = None
     if optimiser:
-        wrapped, prepared = accelerator.prepare(trained, optimiser)
+        prepared = shares.prepare(optimiser)
 
     started, saved = time.monotonic() - now.progress["seconds"], time.monotonic()
     first, since = now.progress["step"], 0
     sums: dict[str, torch.Tensor] = {}
-    with Progress(label, total=steps, unit="steps", done=first) as progress, metrics.open("a") as lines:
+    with (
+        Progress(label, total=steps, unit="steps", done=first, silent=not leads) as progress,
+        metrics.open("a") as lines,
+    ):
         for step in range(first, steps):
-            seed_step(seed, step)
-            batch = feed.batch(step, steps=steps, labelled=labelled, unlabelled=unlabelled)
             trained.train()
-            terms = wrapped(batch, views, averaged)
-            loss = torch.stack(list(terms.values())).sum()
-            accelerator.backward(loss)
+            terms = shares.backward(step, functools.partial(share_of, step, steps), views, averaged)
             norms = [accelerator.clip_grad_norm_(part, plan.clip_norm) for part in parts]
             for group in prepared.param_groups:
                 group["lr"] = group["base"] * _schedule(settings, step=step, steps=steps)
@@ -262,17 +283,18 @@ def fit(
 
             # Sums stay on the device: the host asks for them only when a line is due.
             norm = torch.stack(norms).norm() if len(norms) > 1 else norms[0]
-            for name, value in {"loss": loss, **terms, "gradient_norm": norm}.items():
-                sums[name] = sums[name] + value.detach() if name in sums else value.detach()
+            for name, value in {**terms, "gradient_norm": norm}.items():
+                sums[name] = sums[name] + value if name in sums else value
             since += 1
             done = step + 1
             progress.advance()
             if done % plan.log_every == 0 or done == steps:
                 means = {name: value.item() / since for name, value in sums.items()}
                 _check_finite(means, step=done, checkpoint=checkpoint)
-                _write(lines, step=done, images=done * plan.batch_size, split="train", **means)
+                if leads:
+                    _write(lines, step=done, images=done * plan.batch_size, split="train", **means)
                 sums, since = {}, 0
-            if done % plan.validate_every == 0 or done == steps:
+            if leads and (done % plan.validate_every == 0 or done == steps):
                 scores = _validate(
                     averaged, feed, judged, autocast=accelerator.autocast, batch_size=4 * plan.batch_size
                 )
@@ -290,8 +312,8 @@ def fit(
                 if track is not None:
                     track(metrics)
             # Only between log windows, so that a resumed run also writes the same lines.
-            if since == 0 and time.monotonic() - saved >= plan.checkpoint_seconds and done < steps:
-                now.progress.update(step=done, seconds=time.monotonic() - started)
+            if leads and since == 0 and time.monotonic() - saved >= plan.checkpoint_seconds and done < steps:
+                now.progress.update(step=done, seconds=time.monotonic() - started, micro_batches=shares.count)
                 save_checkpoint(checkpoint, now, key=key)
                 saved = time.monotonic()
 
@@ -300,7 +322,7 @@ def fit(
         averaged.load_state_dict(now.best)
     return (
         averaged,
-        metrics.read_bytes(),
+        metrics.read_bytes() if leads else b"",
         {
             "train_seconds": seconds,
             "images_per_second": steps * (labelled + unlabelled) / seconds if steps else 0.0,
@@ -309,6 +331,8 @@ def fit(
             "peak_memory_mib": _peak_memory(device),
             "device": describe(device),
             "precision": precision,
+            "processes": accelerator.num_processes,
+            "micro_batches": shares.count,
             "steps": steps,
             "train_gflop": gflop,
             "best_step": now.progress.get("best_step", 0),
