@@ -12,9 +12,10 @@ import socket
 import sys
 from collections.abc import Callable, Sequence
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from accelerate.state import AcceleratorState, PartialState
@@ -30,8 +31,8 @@ class WorkerError(ValueError):
     """One of the processes of a job met something that a user can mend."""
 
 
-def launch(work: Callable[[], None], *, processes: int) -> None:
-    """Run ``work`` in so many processes of this host, in this one where that is enough.
+def launch(work: Callable[..., None], *arguments: Any, processes: int, **named: Any) -> None:
+    """Run ``work`` with its arguments in so many processes of this host, in this one where that is enough.
 
     They are forked, so CUDA must not have been used. With GPUs each takes one of those that are visible.
 
@@ -39,6 +40,7 @@ def launch(work: Callable[[], None], *, processes: int) -> None:
         WorkerError: ``work`` raised a ValueError or an OSError in one of them; the others are ended.
         SystemExit: one ended so, as a preempted training does, with its code.
     """
+    work = partial(work, *arguments, **named)
     if processes <= 1:
         work()
         return

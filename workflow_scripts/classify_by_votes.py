@@ -1,7 +1,5 @@
 """Let a diffusion classifier vote on every validation and test image."""
 
-from functools import partial
-
 from jointdiff.config import Voting
 from jointdiff.jobs import reserve_gpus
 from jointdiff.logs import to_rule_log
@@ -12,7 +10,7 @@ def main(rule):
     from jointdiff.inference.classify import classify_by_votes  # imports torch
     from jointdiff.processes import launch
 
-    work = partial(
+    launch(
         classify_by_votes,
         rule.input.model,
         store=rule.input.store,
@@ -23,8 +21,8 @@ def main(rule):
         voting=Voting.model_validate(rule.params.voting),
         batch_size=rule.params.batch_size,
         device=rule.params.device,
+        processes=gpus,
     )
-    launch(work, processes=gpus)
 
 
 if __name__ == "__main__":

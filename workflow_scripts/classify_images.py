@@ -1,7 +1,5 @@
 """Let a trained model judge every validation and test image."""
 
-from functools import partial
-
 from jointdiff.jobs import reserve_gpus
 from jointdiff.logs import to_rule_log
 
@@ -11,7 +9,7 @@ def main(rule):
     from jointdiff.inference.classify import classify  # imports torch
     from jointdiff.processes import launch
 
-    work = partial(
+    launch(
         classify,
         rule.input.model,
         store=rule.input.store,
@@ -19,8 +17,8 @@ def main(rule):
         out=rule.output.predictions,
         batch_size=rule.params.batch_size,
         device=rule.params.device,
+        processes=gpus,
     )
-    launch(work, processes=gpus)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,5 @@
 """Show where a trained model sees each finding, and what its images look like without it."""
 
-from functools import partial
-
 from jointdiff.config import Explanation
 from jointdiff.jobs import reserve_gpus
 from jointdiff.logs import to_rule_log
@@ -12,7 +10,7 @@ def main(rule):
     from jointdiff.inference.explain import explain  # imports torch
     from jointdiff.processes import launch
 
-    work = partial(
+    launch(
         explain,
         rule.input.model,
         store=rule.input.store,
@@ -25,8 +23,8 @@ def main(rule):
         judge=rule.input.judge or None,
         perceptual=rule.input.perceptual or None,
         device=rule.params.device,
+        processes=gpus,
     )
-    launch(work, processes=gpus)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,5 @@
 """Draw synthetic images from a trained model, with a grid to look at."""
 
-from functools import partial
-
 from jointdiff.config import Generation
 from jointdiff.jobs import reserve_gpus
 from jointdiff.logs import to_rule_log
@@ -12,7 +10,7 @@ def main(rule):
     from jointdiff.inference.generate import generate  # imports torch
     from jointdiff.processes import launch
 
-    work = partial(
+    launch(
         generate,
         rule.input.model,
         out=rule.output.images,
@@ -22,8 +20,8 @@ def main(rule):
         split=rule.input.split,
         settings=Generation.model_validate(rule.params.generation),
         device=rule.params.device,
+        processes=gpus,
     )
-    launch(work, processes=gpus)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,5 @@
 """Train one cell of the grid, from its last checkpoint where a job was interrupted."""
 
-from functools import partial
 from pathlib import Path
 
 from jointdiff.config import RunSpec
@@ -16,10 +15,9 @@ def main(rule):
     from jointdiff.processes import launch
     from jointdiff.training.loop import train  # imports torch
 
-    run, tuning = RunSpec.model_validate(rule.params.run), None
-    if rule.input.tuning:
-        run, tuning = tuned(run, read_json(rule.input.tuning))
-    work = partial(
+    choice = read_json(rule.input.tuning) if rule.input.tuning else None
+    run, tuning = tuned(RunSpec.model_validate(rule.params.run), choice)
+    launch(
         train,
         run,
         store=rule.input.store,
@@ -33,8 +31,8 @@ def main(rule):
         code_version=rule.params.code_version,
         track=Tracker(read_json(rule.input.tracking), run, code_version=rule.params.code_version),
         tuning=tuning,
+        processes=gpus,
     )
-    launch(work, processes=gpus)
 
 
 if __name__ == "__main__":

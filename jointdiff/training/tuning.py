@@ -133,8 +133,10 @@ def choose_settings(trials: Iterable[Path | str], out: Path | str) -> None:
     )
 
 
-def tuned(run: RunSpec, choice: Mapping[str, Any]) -> tuple[RunSpec, dict[str, int]]:
-    """Return a run with the settings that a search chose, and what its record says of the search."""
+def tuned(run: RunSpec, choice: Mapping[str, Any] | None) -> tuple[RunSpec, dict[str, int] | None]:
+    """Return a run with the settings that a search chose, if there was one, and what its record says of the search."""
+    if choice is None:
+        return run, None
     about = {"trials": len(choice["trials"]), "chosen": choice["chosen"]}
     return _with(run, choice["settings"], trial=choice["chosen"]), about
 
