@@ -7,7 +7,6 @@ from typing import ClassVar
 import torch
 from pydantic import Field
 from torch import Tensor
-from torch.nn import functional as F
 
 from baselines._classifier import ClassifierMethod
 from jointdiff.data.augment import Views
@@ -62,7 +61,7 @@ class FreeMatch(ClassifierMethod):
         rate = 1.0 - self.settings.momentum
         self.confidence.lerp_(p.amax(dim=2).mean(dim=0), rate)
         self.expected.lerp_(p.mean(dim=0), rate)
-        self.answered.lerp_(F.one_hot(p.argmax(dim=2), p.shape[2]).float().mean(dim=0), rate)
+        self.answered.lerp_(_answers(p).mean(dim=0), rate)
 
     def thresholds(self) -> Tensor:
         """Return the self-adaptive threshold (M, C) of each outcome (Eq. 7)."""
@@ -71,12 +70,17 @@ class FreeMatch(ClassifierMethod):
     def unfairness(self, p: Tensor, passed: Tensor) -> Tensor:
         """Return -H(expected / answered, the same of strong views p (N, M, C) that passed (N, M)) (Eq. 11)."""
         number = passed.sum(dim=0)[:, None]
-        chosen = F.one_hot(p.argmax(dim=2), p.shape[2]) * passed[:, :, None]
+        chosen = _answers(p) * passed[:, :, None]
         share = chosen.sum(dim=0) / number.clamp(min=1.0)
         mean = (p * passed[:, :, None]).sum(dim=0) / number.clamp(min=1.0)
         cross = _per(self.expected, self.answered) * (_per(mean, share) + 1e-12).log()
         # Where nothing passed there is nothing to be fair about.
         return torch.where(number > 0, cross, 0.0).sum(dim=1).mean()
+
+
+def _answers(p: Tensor) -> Tensor:
+    """Return 1 at the likeliest outcome of distributions (N, M, C), else 0; one_hot would look at the values first."""
+    return torch.zeros_like(p).scatter_(2, p.argmax(dim=2, keepdim=True), 1.0)
 
 
 def _per(p: Tensor, share: Tensor) -> Tensor:
