@@ -189,7 +189,7 @@ def test_pages_are_linked_by_experiment_and_data_set(ready: Path, monkeypatch: p
 def test_a_growing_curve_is_pushed_line_by_line(ready: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tracking, "LIVE_AFTER", 0.0)
     monkeypatch.setattr(tracking, "LIVE_EVERY", 0.0)
-    monkeypatch.setattr(tracking, "_system_metrics", lambda *_: object())
+    monkeypatch.setattr(tracking, "watch_system", lambda *_: object())
     store = create_store("made", beside=ready.parent)
     cell = ready / "phantom" / "labels-50" / "joint" / "seed-0"
     tracker = Tracker(store, spec(0), code_version="abc")
@@ -212,7 +212,7 @@ def test_a_training_that_ends_during_a_push_is_no_failure(
     tracker(ready / "removed meanwhile" / "metrics.jsonl")
     assert tracker.thread is not None
     tracker.thread.join()
-    assert not tracker.broken and not caplog.records
+    assert not tracker.failed and not caplog.records
 
 
 def test_a_short_training_pays_nothing(results: Path) -> None:
@@ -233,7 +233,7 @@ def test_an_unreachable_server_is_one_warning_and_a_later_sync(
     with caplog.at_level(logging.WARNING, logger="jointdiff.tracking"):
         store = create_store("made", beside=ready.parent, uri=uri)
     assert len(caplog.records) == 1
-    assert "later" in caplog.text
+    assert "jointdiff track sync" in caplog.text
     caplog.clear()
     with caplog.at_level(logging.WARNING, logger="jointdiff.tracking"):
         summary = sync_experiment(ready, store=store)
@@ -266,11 +266,11 @@ import json, sys
 from pathlib import Path
 from jointdiff import tracking
 from jointdiff.config import RunSpec
-tracking.LIVE_AFTER, tracking._system_metrics = 0.0, lambda *_: object()
+tracking.LIVE_AFTER, tracking.watch_system = 0.0, lambda *_: object()
 tracker = tracking.Tracker(json.loads(sys.argv[1]), RunSpec.model_validate_json(sys.argv[2]), code_version="abc")
 tracker(Path(sys.argv[3]))
 tracker.thread.join()
-assert not tracker.broken
+assert not tracker.failed
 """
     curve = str(ready / "phantom" / "labels-50" / "joint" / "seed-0" / "metrics.jsonl")
     writers = [
