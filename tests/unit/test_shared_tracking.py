@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import re
 import sqlite3
 import subprocess
@@ -14,6 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 from safetensors.torch import load_file
@@ -25,14 +27,14 @@ from jointdiff.paths import cell
 from jointdiff.tracking import Tracker, create_store, sync_experiment
 from jointdiff.training.loop import train
 from tests.tiny import tiny_phantoms, tiny_run
-from tests.unit.tracked import MlflowServer, postgres, spec, write_cell
+from tests.unit.tracked import MlflowServer, postgres, spec, wait_until, write_cell
 
 pytestmark = pytest.mark.workflow
 
 Rows = Callable[[str], list[tuple[Any, ...]]]
 
 STEPS = 3000  # of the writers' trainings: 300 lines of two values for each of two splits
-PASSWORD = "a-secret:of/ours"  # every sign of which an address quotes
+PASSWORD = "a-secret:of/ours"
 
 WRITER = """
 import json, sys
@@ -62,11 +64,11 @@ def sqlite_rows(file: Path) -> Rows:
     return rows
 
 
-def postgres_rows(address: str) -> Rows:
+def postgres_rows(address: str, passwords: Path) -> Rows:
     import psycopg2
 
     def rows(query: str) -> list[tuple[Any, ...]]:
-        with psycopg2.connect(address) as database, database.cursor() as cursor:
+        with psycopg2.connect(address, passfile=str(passwords)) as database, database.cursor() as cursor:
             cursor.execute(query)
             return list(cursor.fetchall())
 
@@ -104,7 +106,7 @@ def curves(rows: Rows) -> dict[str, list[tuple[str, int, float]]]:
     return {run: sorted(values) for run, values in held.items()}
 
 
-def write_at_once(folder: Path, count: int, *, grid: dict[str, Any]) -> None:
+def write_at_once(folder: Path, count: int, *, grid: dict[str, Any], **environment: str) -> None:
     """Let as many processes as told push at once: live to one experiment of all, live and whole to one of their own."""
     writers, stores = [], {}
     for seed in range(count):
@@ -121,13 +123,17 @@ def write_at_once(folder: Path, count: int, *, grid: dict[str, Any]) -> None:
     started = time.monotonic()
     for given in stores.values():
         command = [sys.executable, "-c", WRITER, json.dumps(given)]
-        writers.append(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
+        writers.append(
+            subprocess.Popen(
+                command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | environment
+            )
+        )
     said = [writer.communicate() for writer in writers]
     seconds = time.monotonic() - started
     assert [writer.returncode for writer in writers] == [0] * count, said
     for out, _ in said:
         assert json.loads(out) == {"enabled": True, "cells": 1, "pushed": 1, "complete": True}
-    assert PASSWORD not in str(said)
+    assert "a-secret" not in str(said)
     print(f"{count} writers: {seconds:.0f} s")
 
 
@@ -165,15 +171,14 @@ def assert_all_there_once(rows: Rows, artifacts: Path, folder: Path, *, count: i
 @pytest.mark.postgres
 @pytest.mark.timeout(600)
 def test_sixteen_processes_write_to_a_server_with_postgres(tmp_path: Path) -> None:
-    quoted = PASSWORD.replace(":", "%3A").replace("/", "%2F")
-    with postgres(PASSWORD) as address:
-        address = address.replace(PASSWORD, quoted)
-        server = MlflowServer(tmp_path, database=address, workers=2)
+    with postgres(PASSWORD) as (address, passwords):
+        server = MlflowServer(tmp_path, database=address, workers=2, PGPASSFILE=str(passwords))
         server.start()
         try:
             grid = create_store("grid", beside=tmp_path, uri=server.address)
-            write_at_once(tmp_path / "results", 16, grid=grid)
-            rows = postgres_rows(address)
+            with_password = server.address.replace("//", f"//me:{quote(PASSWORD, safe='')}@")
+            write_at_once(tmp_path / "results", 16, grid=grid, MLFLOW_TRACKING_URI=with_password)
+            rows = postgres_rows(address, passwords)
             assert_all_there_once(rows, server.artifacts, tmp_path / "results", count=16)
             for table in ("params", "tags", "experiments", "experiment_tags", "logged_models", "runs"):
                 assert not re.search("a-secret", str(rows(f"SELECT * FROM {table}")))
@@ -297,17 +302,25 @@ def test_a_server_that_fails_changes_no_training_and_is_told_later(
     ).read_bytes()
 
 
-def test_a_server_that_never_answers_keeps_no_finished_training_alive(server: MlflowServer, tmp_path: Path) -> None:
-    script = (
-        "import sys, json, time; from pathlib import Path; from jointdiff import tracking; "
-        "from jointdiff.config import RunSpec; tracking.LIVE_AFTER = 0.0; "
-        "run = RunSpec.model_validate_json(sys.argv[2]); "
-        "tracker = tracking.Tracker(json.loads(sys.argv[1]), run, code_version=''); "
-        "tracker(Path('m')); tracker.thread.join(timeout=20); assert tracker.thread.is_alive(); print('trained')"
-    )
-    with server.hanging():
-        store = {"enabled": True, "experiment": "e", "uri": server.address, "artifacts": None}
-        command = [sys.executable, "-c", script, json.dumps(store), RUN.model_dump_json()]
-        environment = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "3600", "OMP_NUM_THREADS": "1"}
-        done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=300, env=environment)
-    assert done.stdout == "trained\n"
+def test_a_server_that_never_answers_keeps_no_finished_training_alive(server: MlflowServer) -> None:
+    script = """
+import json, sys
+from pathlib import Path
+from jointdiff import tracking
+from jointdiff.config import RunSpec
+tracking.LIVE_AFTER = 0.0
+tracker = tracking.Tracker(json.loads(sys.argv[1]), RunSpec.model_validate_json(sys.argv[2]), code_version="")
+tracker(Path("metrics.jsonl"))
+sys.stdin.read()
+assert tracker.thread.is_alive()
+print("trained")
+"""
+    store = {"enabled": True, "experiment": "e", "uri": server.address, "artifacts": None}
+    command = [sys.executable, "-c", script, json.dumps(store), RUN.model_dump_json()]
+    environment = os.environ | {"MLFLOW_HTTP_REQUEST_TIMEOUT": "3600"}
+    with server.hanging() as requests:
+        pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+        training = subprocess.Popen(command, env=environment, **pipes)
+        wait_until(lambda: bool(requests), process=training)
+        assert training.communicate(timeout=120)[0] == "trained\n"
+    assert training.returncode == 0

@@ -109,9 +109,9 @@ def test_everything_is_shown_once(ready: Path) -> None:
 
 @pytest.mark.parametrize(
     ("call", "number"),
-    [("create_experiment", 1), ("create_run", 1), ("log_batch", 1), ("log_batch", 2), ("log_batch", 3), ("log_batch", 5),
-     ("log_inputs", 1), ("log_artifact", 1), ("log_image", 1), ("log_image", 3), ("log_model_artifacts", 1),
-     ("set_terminated", 1)],
+    [("create_experiment", 1), ("create_run", 1), ("log_batch", 1), ("log_batch", 2), ("log_batch", 3),
+     ("log_batch", 5), ("log_inputs", 1), ("log_artifact", 1), ("log_image", 1), ("log_image", 3),
+     ("log_model_artifacts", 1), ("set_terminated", 1)],
 )  # fmt: skip
 def test_an_answer_that_gets_lost_loses_nothing_and_doubles_nothing(
     call: str, number: int, ready: Path, monkeypatch: pytest.MonkeyPatch

@@ -81,10 +81,15 @@ def wait_until(true: Callable[[], bool], *, process: subprocess.Popen[Any], seco
 class MlflowServer:
     """``mlflow server`` on loopback, which can be killed and started again at the same address."""
 
-    def __init__(self, folder: Path, *, database: str, workers: int = 1) -> None:
+    def __init__(self, folder: Path, *, database: str, workers: int = 1, **environment: str) -> None:
         self.folder, self.database, self.workers, self.port = folder, database, workers, free_port()
         self.address, self.artifacts = f"http://127.0.0.1:{self.port}", folder / "artifacts"
         self.process: subprocess.Popen[Any] | None = None
+        self.environment = {
+            "MLFLOW_DISABLE_TELEMETRY": "true",
+            "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # else eight more processes, which judge chat bots
+            **environment,
+        }
 
     def start(self) -> None:
         """Start it unless it runs, and wait until it answers."""
@@ -92,7 +97,8 @@ class MlflowServer:
             return
         command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port)]
         command += ["--workers", str(self.workers), "--artifacts-destination", str(self.artifacts)]
-        environment = os.environ | {"MLFLOW_BACKEND_STORE_URI": self.database, "MLFLOW_DISABLE_TELEMETRY": "true"}
+        command += ["--backend-store-uri", self.database]
+        environment = os.environ | self.environment
         with (self.folder / "server.log").open("a") as log:
             self.process = subprocess.Popen(
                 command, cwd=self.folder, env=environment, stdout=log, stderr=log, start_new_session=True
@@ -113,10 +119,10 @@ class MlflowServer:
             self.process = None
 
     @contextmanager
-    def hanging(self) -> Iterator[None]:
-        """Stand in for it with a server that takes every request and never answers."""
+    def hanging(self) -> Iterator[list[socket.socket]]:
+        """Stand in for it with a server that takes every request and never answers; yield who waits."""
         self.kill()
-        taken = []
+        taken: list[socket.socket] = []
         with socket.create_server(("127.0.0.1", self.port)) as listening:
 
             def take() -> None:
@@ -129,7 +135,7 @@ class MlflowServer:
             thread = threading.Thread(target=take, daemon=True)
             thread.start()
             try:
-                yield
+                yield taken
             finally:
                 listening.shutdown(socket.SHUT_RDWR)
                 thread.join()
@@ -147,8 +153,8 @@ def postgres_programs() -> Path:
 
 
 @contextmanager
-def postgres(password: str) -> Iterator[str]:
-    """Run PostgreSQL on loopback with a user and a database ``mlflow``; yield the database's address."""
+def postgres(password: str) -> Iterator[tuple[str, Path]]:
+    """Run PostgreSQL on loopback with a user and a database ``mlflow``; yield its address and the password's file."""
     import psycopg2
 
     programs, port = postgres_programs(), free_port()
@@ -184,7 +190,10 @@ def postgres(password: str) -> Iterator[str]:
                 cursor.execute("CREATE ROLE mlflow LOGIN PASSWORD %s", (password,))
                 cursor.execute("CREATE DATABASE mlflow OWNER mlflow")
             connection.close()
-            yield f"postgresql://mlflow:{password}@127.0.0.1:{port}/mlflow"
+            quoted = password.replace("\\", "\\\\").replace(":", "\\:")
+            (folder / "pgpass").write_text(f"127.0.0.1:{port}:mlflow:mlflow:{quoted}\n")
+            (folder / "pgpass").chmod(0o600)
+            yield f"postgresql://mlflow@127.0.0.1:{port}/mlflow", folder / "pgpass"
         finally:
             process.send_signal(signal.SIGINT)  # PostgreSQL's fast shutdown
             process.wait()
