@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from jointdiff.addresses import without_secrets
 from jointdiff.config import ConfigError, Explanation, Generation, Voting, load_experiment
 from jointdiff.declared import SCHEMA
 
@@ -75,6 +76,13 @@ def _parser() -> argparse.ArgumentParser:
     mlflow = command("mlflow", _mlflow)
     mlflow.add_argument("--results", type=Path, default=Path("results"), help="default: %(default)s")
     mlflow.add_argument("--port", type=int, default=5000, help="default: %(default)s")
+
+    text = "What MLflow shows of results."
+    track = commands.add_parser("track", help=text, description=text).add_subparsers(dest="subcommand", required=True)
+    sync = command("sync", _sync_tracking, track)
+    text = "configuration, or results folder of one or several experiments (default: all below --results)"
+    sync.add_argument("path", type=Path, nargs="?", help=text)
+    sync.add_argument("--results", type=Path, default=Path("results"), help="default: %(default)s")
 
     predict = command("predict", _predict)
     _add_images(predict)
@@ -234,8 +242,8 @@ def _mlflow(options: argparse.Namespace) -> None:
     from jointdiff.tracking import browse_command, page_links
 
     command = browse_command(options.results, port=options.port)
-    where = "at " + os.environ["MLFLOW_TRACKING_URI"] if command is None else f"at http://127.0.0.1:{options.port}"
-    print(f"MLflow {where}. Open in a browser:")
+    where = f"http://127.0.0.1:{options.port}" if command else without_secrets(os.environ["MLFLOW_TRACKING_URI"])
+    print(f"MLflow at {where}. Open in a browser:")
     for shows, address in page_links(options.results, port=options.port).items():
         print(f"  {shows}\n    {address}")
     if command is None:
@@ -243,6 +251,18 @@ def _mlflow(options: argparse.Namespace) -> None:
     print(" ".join(command), flush=True)
     # Replaced rather than started, so that Ctrl-C ends the server and nothing is left behind.
     os.execv(sys.executable, [sys.executable, "-m", *command])
+
+
+def _sync_tracking(options: argparse.Namespace) -> None:
+    """Push to MLflow what it does not show yet of one experiment or of all; repeating it changes nothing."""
+    from jointdiff.tracking import sync_command
+
+    done, failed = sync_command(options.path, results=options.results)
+    for line in done:
+        print(line)
+    if failed:
+        reasons = "; ".join(failed)
+        raise ValueError(f"MLflow is not complete, results are; repeat this command once it can be: {reasons}")
 
 
 def _predict(options: argparse.Namespace) -> int:

@@ -18,9 +18,11 @@ from pydantic import (
     Field,
     ValidationError,
     WithJsonSchema,
+    field_validator,
     model_validator,
 )
 
+from jointdiff.addresses import holds_password
 from jointdiff.complaints import ConfigError, check_known, explain
 from jointdiff.declared import abilities, check_settings, declared, declared_methods, tunable
 from jointdiff.lending import check_lending, check_no_label_is_handed_on
@@ -241,6 +243,17 @@ class Tracking(Closed):
 
     enabled: bool = True
     uri: str | None = None  # default: an SQLite file beside the results
+
+    @field_validator("uri")
+    @classmethod
+    def _no_password(cls, uri: str | None) -> str | None:
+        """Refuse a password: configurations lie with results, and are shown in reports."""
+        if uri is not None and holds_password(uri):
+            raise ConfigError(
+                "tracking.uri: holds a password, which would be kept with the results; leave it to the variables "
+                "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD (for PostgreSQL, to ~/.pgpass)"
+            )
+        return uri
 
 
 class Experiment(Closed):

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Literal
-from urllib.parse import urlsplit, urlunsplit
 
+from jointdiff.addresses import without_secrets
 from jointdiff.paths import inception_weights
 
 TEX_PACKAGES = ("booktabs", "caption", "geometry", "graphicx", "lmodern", "siunitx")  # of the paper
@@ -140,9 +140,7 @@ def _inception() -> Finding:
 def _tracking(results: Path) -> Finding:
     uri = os.environ.get("MLFLOW_TRACKING_URI")
     if uri:
-        parts = urlsplit(uri)
-        shown = urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))  # without a password
-        return Finding("tracking store", f"{shown} (MLFLOW_TRACKING_URI)")
+        return Finding("tracking store", f"{without_secrets(uri)} (MLFLOW_TRACKING_URI)")
     database = results / "mlflow.db"
     return Finding("tracking store", str(database) if database.is_file() else f"{database}, made by the first run")
 

@@ -2,58 +2,29 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import logging
+import os
 import shutil
 import socket
 import subprocess
 import sys
+import threading
 import time
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
-from PIL import Image
 
-from jointdiff import tracking
-from jointdiff.config import RunSpec, Training
+from jointdiff import cli, tracking
+from jointdiff.addresses import without_secrets
+from jointdiff.config import Tracking, parse_experiment
+from jointdiff.files import read_json, write_json
 from jointdiff.report.best import choose_best
-from jointdiff.tracking import Tracker, create_store, page_links, sync_experiment
-
-
-def spec(seed: int = 0) -> RunSpec:
-    return RunSpec(
-        experiment="made", dataset="phantom", size=16, labels="50", variant="joint", method="joint", seed=seed,
-        settings={}, training=Training(steps=40),
-    )  # fmt: skip
-
-
-def write_curve(path: Path, *, until: int) -> None:
-    lines = [
-        {"step": step, "images": 8 * step, "split": split, "loss": 1 / (step + 1)}
-        for step in range(0, until, 10)
-        for split in ("train", "validation")
-    ]
-    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-
-
-def write_cell(results: Path, seed: int) -> Path:
-    run = spec(seed)
-    cell = results / "phantom" / "labels-50" / "joint" / f"seed-{seed}"
-    (cell / "model").mkdir(parents=True)
-    (cell / "model" / "config.json").write_text("{}")
-    (cell / "model" / "README.md").write_text("---\ntags: [joint]\n---\n\n# A card\n")
-    (cell / "previews").mkdir()
-    for path in ("generated.png", "previews/0000020.png", "previews/0000040.png"):
-        Image.new("L", (8, 6)).save(cell / path)
-    write_curve(cell / "metrics.jsonl", until=40)
-    record = {
-        "spec": run.model_dump(mode="json"), "settings": {"width": 16}, "run_id": run.digest,
-        "config_digest": run.digest, "code_version": "abc", "data_digest": "f" * 64, "roles": {"test": 3},
-        "cost": {"train_seconds": 2.5, "steps": 40, "device": "CPU", "best_validation": 0.8 + 0.1 * seed},
-    }  # fmt: skip
-    (cell / "run.json").write_text(json.dumps(record))
-    return cell
+from jointdiff.tracking import Tracker, browse_command, create_store, page_links, sync_experiment
+from tests.unit.tracked import spec, write_cell, write_curve
 
 
 @pytest.fixture
@@ -136,6 +107,196 @@ def test_everything_is_shown_once(ready: Path) -> None:
     assert not [path for path in stored if path.suffix in {".pkl", ".lock"}]
 
 
+@pytest.mark.parametrize(
+    ("call", "number"),
+    [("create_experiment", 1), ("create_run", 1), ("log_batch", 1), ("log_batch", 2), ("log_batch", 3),
+     ("log_batch", 5), ("log_inputs", 1), ("log_artifact", 1), ("log_image", 1), ("log_image", 3),
+     ("log_model_artifacts", 1), ("set_terminated", 1)],
+)  # fmt: skip
+def test_an_answer_that_gets_lost_loses_nothing_and_doubles_nothing(
+    call: str, number: int, ready: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import mlflow
+
+    shutil.rmtree(ready / "phantom" / "labels-50" / "joint" / "seed-1")
+    store = {"enabled": True, "experiment": "made", "uri": tracking.default_uri(ready.parent), "artifacts": None}
+    store["artifacts"] = (ready.parent / "mlartifacts").as_uri()
+    write_curve(ready / "phantom" / "labels-50" / "joint" / "seed-0" / "metrics.jsonl", until=3000)  # two requests
+    real, answers = getattr(mlflow.MlflowClient, call), []
+
+    def lost(*args: Any, **kwargs: Any) -> Any:
+        answers.append(real(*args, **kwargs))
+        if len(answers) == number:
+            raise ConnectionError("the answer got lost")
+        return answers[-1]
+
+    with monkeypatch.context() as patched:
+        patched.setattr(mlflow.MlflowClient, call, lost)
+        with pytest.raises(ValueError, match="the answer got lost"):
+            sync_experiment(ready, store=store, strict=True)
+    assert len(answers) == number
+    assert sync_experiment(ready, store=store, strict=True)["pushed"] == 1
+    client, runs = runs_of(store)
+    assert sorted(run.data.tags["kind"] for run in runs) == ["summary", "training"]
+    (run,) = [run.info.run_id for run in runs if run.data.tags["kind"] == "training"]
+    for name in ("train/loss", "validation/loss", "train/images"):
+        assert [point.step for point in client.get_metric_history(run, name)] == list(range(0, 3000, 10))
+    assert len(client.get_metric_history(run, "cost/train_seconds")) == 1
+    pictures = [file.path for file in client.list_artifacts(run, "images") if file.path.endswith(".png")]
+    assert len(pictures) == 3
+    (model,) = client.search_logged_models([client.get_experiment_by_name("made").experiment_id])
+    assert model.status == "READY"
+
+
+def test_a_run_that_was_made_twice_becomes_one(ready: Path) -> None:
+    """A request whose answer is late is sent again by MLflow's client itself."""
+    import mlflow
+
+    store = create_store("made", beside=ready.parent)
+    client, (summary,) = runs_of(store)
+    again = client.create_run(summary.info.experiment_id, tags={"jointdiff.run": summary.data.tags["jointdiff.run"]})
+    client.log_metric(again.info.run_id, "known", 1.0)
+    assert create_store("made", beside=ready.parent) == store
+    _, (kept,) = runs_of(store)
+    assert kept.info.run_id == again.info.run_id, "the fuller one"
+    assert mlflow.MlflowClient(store["uri"]).get_run(summary.info.run_id).info.lifecycle_stage == "deleted"
+
+
+@pytest.mark.parametrize("lines", [499, 500, 501, 1000])
+def test_curves_of_any_length_fit_into_requests(lines: int, ready: Path) -> None:
+    """A request takes 1,000 values and tags together, so two values a line meet its limit at 500 lines."""
+    store = create_store("made", beside=ready.parent)
+    write_curve(ready / "phantom" / "labels-50" / "joint" / "seed-0" / "metrics.jsonl", until=5 * lines)
+    assert sync_experiment(ready, store=store, strict=True)["complete"]
+    client, runs = runs_of(store)
+    (run,) = [run for run in runs if run.data.tags.get("seed") == "0"]
+    held = [client.get_metric_history(run.info.run_id, f"{split}/loss") for split in ("train", "validation")]
+    assert sum(map(len, held)) == 2 * len(range(0, 5 * lines, 10))
+
+
+# The command, and what may be told
+
+
+@pytest.fixture
+def tracked(ready: Path) -> Path:
+    """Results as the workflow leaves them, of which the store holds nothing yet."""
+    write_json(ready / "tracking" / "store.json", create_store("made", beside=ready.parent))
+    write_json(ready / "tracking" / "synchronised.json", {"complete": False})
+    return ready
+
+
+def test_track_sync_finds_results_by_folder_or_configuration(
+    tracked: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tmp_path / "made.yaml"
+    config.write_text("name: made\nseeds: [0]\ndatasets: {phantom: {size: 16, labels: [4]}}\nmethods: {random: {}}\n")
+    results = str(tracked.parent)
+    assert cli.main(["track", "sync", "--results", results]) == 0
+    assert f"{tracked}: 2 trainings, 2 of its runs pushed now" in capsys.readouterr().out
+    assert read_json(tracked / "tracking" / "synchronised.json")["complete"]
+    for named in ([str(tracked)], [results], [str(config), "--results", results]):
+        assert cli.main(["track", "sync", *named]) == 0
+        assert f"{tracked}: 2 trainings, 0 of its runs pushed now" in capsys.readouterr().out
+    _, runs = runs_of(read_json(tracked / "tracking" / "store.json"))
+    assert len(runs) == 3
+
+
+def test_track_sync_says_once_what_is_wrong(
+    tracked: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["track", "sync", str(tmp_path / "nowhere")]) == 1
+    assert "nowhere holds no tracked experiment" in capsys.readouterr().err
+    there = nobody_answers(monkeypatch)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", there.replace("//", "//me:a-secret@"))
+    assert cli.main(["track", "sync", str(tracked)]) == 1
+    said = capsys.readouterr()
+    (line,) = said.err.splitlines()
+    assert f"repeat this command once it can be: {tracked} at {there} (" in line
+    assert "a-secret" not in said.err + said.out
+    assert not read_json(tracked / "tracking" / "synchronised.json")["complete"]
+
+
+def test_a_password_reaches_the_server_and_no_message(
+    ready: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server that refuses everyone, and repeats what it was told, as a careless proxy does."""
+    heard = []
+
+    class Refuses(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            heard.append(self.headers["Authorization"])
+            self.send_response(401)
+            self.end_headers()
+            self.wfile.write(b"no entry for http://me:a%2Fsecret@here or password=a/secret")
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    for name in ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"):
+        monkeypatch.setenv(name, "")  # so that what is set is undone
+    with HTTPServer(("127.0.0.1", 0), Refuses) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://me:a%2Fsecret@127.0.0.1:{server.server_port}")
+        assert not sync_experiment(ready, store={"enabled": True, "experiment": "made", "uri": "", "artifacts": None})[
+            "complete"
+        ]
+        server.shutdown()
+    assert heard[0] == "Basic " + base64.b64encode(b"me:a/secret").decode()
+    assert "MLflow was not updated" in caplog.text
+    assert "secret" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("postgresql://me:pw@there:5432/mlflow", "postgresql://there:5432/mlflow"),
+        ("postgresql+psycopg2://me:p/w@there/mlflow", "postgresql+psycopg2://there/mlflow"),
+        ("postgresql://there/mlflow?user=me&password=pw&sslmode=require",
+         "postgresql://there/mlflow?user=me&password=***&sslmode=require"),
+        ("Invalid 'https://me@there/x' and http://a:pw@b", "Invalid 'https://there/x' and http://b"),
+        ("http://127.0.0.1:5000/#/experiments/1", "http://127.0.0.1:5000/#/experiments/1"),
+        ("sqlite:////home/me/results/mlflow.db", "sqlite:////home/me/results/mlflow.db"),
+        ("wrong word hush, quoted hush", "wrong word ***, quoted ***"),
+    ],
+)  # fmt: skip
+def test_addresses_are_shown_without_secrets(text: str, shown: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PGPASSWORD", "hush")
+    assert without_secrets(text) == shown
+
+
+@pytest.mark.parametrize(
+    ("uri", "refused"),
+    [
+        ("postgresql://me:pw@there/mlflow", True),
+        ("postgresql://there/mlflow?password=pw", True),
+        ("https://me:pw@there", True),
+        ("postgresql://me@there:5432/mlflow", False),
+        ("http://127.0.0.1:5000", False),
+        (None, False),
+    ],
+)
+def test_a_configuration_holds_no_password(uri: str | None, refused: bool) -> None:
+    if not refused:
+        assert Tracking(uri=uri).uri == uri
+        return
+    with pytest.raises(ValueError, match="MLFLOW_TRACKING_PASSWORD") as raised:
+        parse_experiment(
+            {
+                "name": "made", "seeds": [0], "datasets": {"phantom": {"size": 16, "labels": [4]}},
+                "methods": {"random": {}}, "tracking": {"uri": uri},
+            }
+        )  # fmt: skip
+    assert "pw" not in str(raised.value)
+
+
+def test_a_password_is_no_argument_of_the_browser_s_server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("MLFLOW_BACKEND_STORE_URI", "")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "postgresql://me:pw@there/mlflow")
+    command = browse_command(tmp_path)
+    assert command is not None and "pw" not in " ".join(command) and "127.0.0.1" in command
+    assert os.environ["MLFLOW_BACKEND_STORE_URI"] == "postgresql://me:pw@there/mlflow"
+
+
 def test_the_best_model_is_registered_once_and_again_when_another_is_better(ready: Path) -> None:
     store = create_store("made", beside=ready.parent)
     for _ in range(2):
@@ -189,7 +350,7 @@ def test_pages_are_linked_by_experiment_and_data_set(ready: Path, monkeypatch: p
 def test_a_growing_curve_is_pushed_line_by_line(ready: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tracking, "LIVE_AFTER", 0.0)
     monkeypatch.setattr(tracking, "LIVE_EVERY", 0.0)
-    monkeypatch.setattr(tracking, "_system_metrics", lambda *_: object())
+    monkeypatch.setattr(tracking, "watch_system", lambda *_: object())
     store = create_store("made", beside=ready.parent)
     cell = ready / "phantom" / "labels-50" / "joint" / "seed-0"
     tracker = Tracker(store, spec(0), code_version="abc")
@@ -212,7 +373,7 @@ def test_a_training_that_ends_during_a_push_is_no_failure(
     tracker(ready / "removed meanwhile" / "metrics.jsonl")
     assert tracker.thread is not None
     tracker.thread.join()
-    assert not tracker.broken and not caplog.records
+    assert not tracker.failed and not caplog.records
 
 
 def test_a_short_training_pays_nothing(results: Path) -> None:
@@ -233,7 +394,7 @@ def test_an_unreachable_server_is_one_warning_and_a_later_sync(
     with caplog.at_level(logging.WARNING, logger="jointdiff.tracking"):
         store = create_store("made", beside=ready.parent, uri=uri)
     assert len(caplog.records) == 1
-    assert "later" in caplog.text
+    assert "jointdiff track sync" in caplog.text
     caplog.clear()
     with caplog.at_level(logging.WARNING, logger="jointdiff.tracking"):
         summary = sync_experiment(ready, store=store)
@@ -264,13 +425,16 @@ def test_four_processes_write_to_one_sqlite_store(ready: Path) -> None:
     script = """
 import json, sys
 from pathlib import Path
-from jointdiff import tracking
+from jointdiff import cli, tracking
+from jointdiff.addresses import without_secrets
+from jointdiff.config import Tracking, parse_experiment
+from jointdiff.files import read_json, write_json
 from jointdiff.config import RunSpec
-tracking.LIVE_AFTER, tracking._system_metrics = 0.0, lambda *_: object()
+tracking.LIVE_AFTER, tracking.watch_system = 0.0, lambda *_: object()
 tracker = tracking.Tracker(json.loads(sys.argv[1]), RunSpec.model_validate_json(sys.argv[2]), code_version="abc")
 tracker(Path(sys.argv[3]))
 tracker.thread.join()
-assert not tracker.broken
+assert not tracker.failed
 """
     curve = str(ready / "phantom" / "labels-50" / "joint" / "seed-0" / "metrics.jsonl")
     writers = [
