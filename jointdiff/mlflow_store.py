@@ -29,7 +29,6 @@ LINES = "jointdiff.metric_lines"  # tag: lines of metrics.jsonl that the store h
 NOTE = "mlflow.note.content"  # tag: the text that MLflow shows on a run's page
 CONTENT = "jointdiff.content"  # tag: digest of all that was pushed, so that what did not change is passed over
 BATCH = 1000  # values, parameters and tags per request, MLflow's limit
-PARAMS = 100  # parameters per request, MLflow's limit
 LOADER = "jointdiff.tracking"  # module whose ``_load_pyfunc`` reads a logged model
 
 
@@ -326,15 +325,15 @@ class Store:
         params: dict[str, str] | None = None,
         tags: dict[str, str] | None = None,
     ) -> None:
-        """Write values in as few requests as the store accepts; the tags, which vouch for them, go last."""
+        """Write values in as few requests as the store accepts; the tags, which vouch for them, go last.
+
+        MLflow's client cuts what is too long by itself, and sends the tags first.
+        """
         from mlflow.entities import Metric, Param, RunTag
 
         values = [Metric(*value) for value in metrics]
         named = [Param(key, value) for key, value in (params or {}).items()]
         marks = [RunTag(key, value) for key, value in (tags or {}).items()]
-        while len(named) > PARAMS:
-            self.client.log_batch(run_id, params=named[:PARAMS])
-            named = named[PARAMS:]
         while len(values) + len(named) + len(marks) > BATCH:
             self.client.log_batch(run_id, metrics=values[:BATCH])
             values = values[BATCH:]

@@ -22,6 +22,7 @@ from jointdiff import cli, tracking
 from jointdiff.addresses import without_secrets
 from jointdiff.config import Tracking, parse_experiment
 from jointdiff.files import read_json, write_json
+from jointdiff.mlflow_store import LINES
 from jointdiff.report.best import choose_best
 from jointdiff.tracking import Tracker, browse_command, create_store, page_links, sync_experiment
 from tests.unit.tracked import spec, write_cell, write_curve
@@ -163,15 +164,27 @@ def test_a_run_that_was_made_twice_becomes_one(ready: Path) -> None:
 
 
 @pytest.mark.parametrize("lines", [499, 500, 501, 1000])
-def test_curves_of_any_length_fit_into_requests(lines: int, ready: Path) -> None:
+def test_no_tag_vouches_for_values_that_are_still_to_be_sent(
+    lines: int, ready: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A request takes 1,000 values and tags together, so two values a line meet its limit at 500 lines."""
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    real, sent = SqlAlchemyStore.log_batch, []
+
+    def told(self: Any, run_id: str, metrics: Any, params: Any, tags: Any) -> None:
+        sent.append((len(metrics), {tag.key for tag in tags}))
+        real(self, run_id, metrics, params, tags)
+
     store = create_store("made", beside=ready.parent)
+    shutil.rmtree(ready / "phantom" / "labels-50" / "joint" / "seed-1")
     write_curve(ready / "phantom" / "labels-50" / "joint" / "seed-0" / "metrics.jsonl", until=5 * lines)
+    monkeypatch.setattr(SqlAlchemyStore, "log_batch", told)
     assert sync_experiment(ready, store=store, strict=True)["complete"]
-    client, runs = runs_of(store)
-    (run,) = [run for run in runs if run.data.tags.get("seed") == "0"]
-    held = [client.get_metric_history(run.info.run_id, f"{split}/loss") for split in ("train", "validation")]
-    assert sum(map(len, held)) == 2 * len(range(0, 5 * lines, 10))
+    (last,) = [index for index, (_, tags) in enumerate(sent) if LINES in tags]
+    written = len((ready / "phantom" / "labels-50" / "joint" / "seed-0" / "metrics.jsonl").read_text().splitlines())
+    assert sum(count for count, _ in sent[: last + 1]) == 2 * written
+    assert all(count + len(tags) <= 1000 for count, tags in sent)
 
 
 # The command, and what may be told

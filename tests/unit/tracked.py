@@ -117,6 +117,17 @@ class MlflowServer:
             os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait()
             self.process = None
+            deadline = time.monotonic() + 30
+            while self._listens():  # its workers are nobody's children now, so that nobody can wait for them
+                assert time.monotonic() < deadline, f"a worker of {self.address} outlived its server"
+                time.sleep(0.05)
+
+    def _listens(self) -> bool:
+        try:
+            socket.create_server(("127.0.0.1", self.port)).close()
+        except OSError:
+            return True
+        return False
 
     @contextmanager
     def hanging(self) -> Iterator[list[socket.socket]]:
