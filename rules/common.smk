@@ -44,8 +44,9 @@ NO_TEX = missing_tex()
 INCEPTION_WEIGHTS = inception_weights(
     experiment.evaluation.inception, mirror=os.environ.get("JOINTDIFF_MIRROR") or experiment.mirror
 )
-# Only where there is a GPU do jobs ask for one; the profile says how many jobs may hold one.
-GPU = int(experiment.training.device != "cpu" and shutil.which("nvidia-smi") is not None)
+# Jobs ask for a GPU where this machine has one, or where they run on others, which have; the profile says how many may
+# hold one. A cluster without GPUs is told so by `training: {device: cpu}`.
+GPU = int(experiment.training.device != "cpu" and (workflow.non_local_exec or shutil.which("nvidia-smi") is not None))
 
 
 pathvars:
