@@ -7,6 +7,7 @@ import os
 import subprocess
 import tempfile
 from collections.abc import MutableMapping
+from itertools import count
 from pathlib import Path
 from typing import TextIO
 
@@ -37,22 +38,23 @@ def count_gpus() -> int:
 
 
 def reserve_gpu(wanted: int) -> None:
-    """Let torch see one GPU that no other job of this machine holds, or one of them where all are held.
+    """Let torch see one GPU that no other job of this machine holds, or one that the fewest hold.
 
     Nothing is done where none is wanted, or where a cluster has chosen already (CUDA_VISIBLE_DEVICES).
     """
     if not wanted or "CUDA_VISIBLE_DEVICES" in os.environ:
         return
     gpus = count_gpus()
-    for index in range(gpus):
-        lock = Path(tempfile.gettempdir(), f"jointdiff-{os.getuid()}-gpu-{index}.lock").open("w")  # noqa: SIM115 - held until the process ends
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            lock.close()
-            continue
-        _held.append(lock)
-        os.environ["CUDA_VISIBLE_DEVICES"] = str(index)
-        return
-    if gpus:  # more jobs than GPUs were asked for: share
-        os.environ["CUDA_VISIBLE_DEVICES"] = str(os.getpid() % gpus)
+    # The first place on every GPU is taken before the second on any.
+    for place in count() if gpus else ():
+        for index in range(gpus):
+            name = f"jointdiff-{os.getuid()}-gpu-{index}-{place}.lock"
+            lock = Path(tempfile.gettempdir(), name).open("w")  # noqa: SIM115 - held until the process ends
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                lock.close()
+                continue
+            _held.append(lock)
+            os.environ["CUDA_VISIBLE_DEVICES"] = str(index)
+            return

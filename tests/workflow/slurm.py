@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
 import socket
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -75,17 +73,19 @@ class Slurm:
                 host=self.host,
                 controller=free_port(),
                 daemon=free_port(),
-                cpus=os.cpu_count(),
-                memory=2**20,  # MiB that it believes to have, so that any request is met
+                cpus=2
+                * (
+                    os.cpu_count() or 1
+                ),  # that it believes to have, as with the memory: a job waits for files most of its life
+                memory=2**20,  # MiB
             ),
             encoding="utf-8",
         )
 
     def start(self) -> None:
         """Start munged, slurmctld and slurmd, and wait for the node."""
-        names = ("key-file=munge.key", "socket=munge.socket", "pid-file=munge.pid", "log-file=munge.log", "seed-file=munge.seed")  # fmt: skip
-        # Forced, since it frowns upon folders of a test; a second name is wanted by no one.
-        self.ask("munged", "--force", *(f"--{name.replace('=', f'={self.folder}/')}" for name in names))
+        files = {"key-file": "key", "socket": "socket", "pid-file": "pid", "log-file": "log", "seed-file": "seed"}
+        self.ask("munged", *(f"--{option}={self.folder}/munge.{ending}" for option, ending in files.items()))
         self.ask("slurmctld")
         self.start_node()
 
@@ -96,12 +96,8 @@ class Slurm:
 
     def lose_node(self) -> None:
         """Kill slurmd and every process of its jobs at once, as a power cut would, and tell the controller."""
-        kill(process for process in self.processes() if of_node(process))
+        kill([process for process in self.processes() if process.name() == "slurmd" or of_job(process)])
         self.ask("scontrol", "update", f"nodename={self.host}", "state=down", "reason=test")
-
-    def return_node(self) -> None:
-        """Let the node come back after its loss."""
-        self.start_node()
 
     def stop(self) -> None:
         """End every daemon and every process of a job."""
@@ -109,50 +105,60 @@ class Slurm:
 
     def ask(self, *command: str) -> str:
         """Return what a command of Slurm's says."""
-        done = subprocess.run(command, env={**os.environ, **self.environment}, capture_output=True, text=True, timeout=60, check=False)
+        done = subprocess.run(
+            command, env={**os.environ, **self.environment}, capture_output=True, text=True, timeout=60, check=False
+        )
         assert done.returncode == 0, f"{' '.join(command)}: {done.stdout}{done.stderr}\n{self.logs()}"
         return done.stdout.strip()
 
     def jobs(self, *states: str) -> list[str]:
         """List the jobs in the queue, or those that are or were in some states."""
-        return self.ask("squeue", "--noheader", "--format=%A", *(f"--states={','.join(states)}" for _ in states[:1])).split()
+        return self.ask(
+            "squeue", "--noheader", "--format=%A", *(f"--states={','.join(states)}" for _ in states[:1])
+        ).split()
+
+    def state(self, job: str) -> str:
+        """Return the state of a job, such as RUNNING."""
+        return self.of(job, "JobState")
+
+    def of(self, job: str, key: str) -> str:
+        """Return one of the many things that Slurm knows of a job."""
+        known = dict(word.partition("=")[::2] for word in self.ask("scontrol", "show", "job", job).split())
+        return known[key]
 
     def logs(self) -> str:
         """Return the ends of the daemons' logs."""
         return "\n".join(f"{log}:\n{log.read_text(errors='replace')[-2000:]}" for log in self.folder.glob("*.log"))
 
     def processes(self) -> list[psutil.Process]:
-        """List the processes of the daemons and of their jobs, which all name this folder or what lies in it."""
+        """List the processes of the daemons and of their jobs, which all name this folder or stand in it."""
         mine = str(self.folder)
         found = []
         for process in psutil.process_iter():
             try:
-                named = mine in " ".join(process.cmdline()) or process.environ().get("SLURM_CONF", "").startswith(mine)
-                started = process.name() in ("munged", "slurmctld", "slurmd", "slurmstepd") or of_node(process)
+                named = [*process.cmdline(), process.environ().get("SLURM_CONF", ""), process.cwd()]
+                started = process.name().startswith(("munged", "slurm")) or of_job(process)
             except psutil.Error:  # gone, or of another user
                 continue
-            if named and started:
+            if started and any(mine in name for name in named):
                 found.append(process)
         return found
 
 
-def of_node(process: psutil.Process) -> bool:
-    """Tell whether a process would die with its node: slurmd, and what runs in jobs."""
+def of_job(process: psutil.Process) -> bool:
+    """Tell whether a process runs in a job or watches one."""
     try:
-        return process.name() in ("slurmd", "slurmstepd") or "SLURM_JOB_ID" in process.environ()
+        return process.name() == "slurmstepd" or "SLURM_JOB_ID" in process.environ()
     except psutil.Error:
         return False
 
 
-def kill(processes: Iterator[psutil.Process] | list[psutil.Process]) -> None:
+def kill(processes: list[psutil.Process]) -> None:
     """Kill processes, and wait until they are gone."""
-    killed = list(processes)
-    for process in killed:
-        try:
-            process.send_signal(signal.SIGKILL)
-        except psutil.NoSuchProcess:
-            continue
-    psutil.wait_procs(killed, timeout=20)
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+    psutil.wait_procs(processes, timeout=20)
 
 
 def wait_for(met: Callable[[], object], what: str, *, seconds: float = 60) -> None:
@@ -172,7 +178,7 @@ def free_port() -> int:
 
 @contextmanager
 def running_slurm() -> Iterator[Slurm]:
-    """Run Slurm until the block ends, however it ends; skip, or fail under JOINTDIFF_REQUIRE_TOOLS, where it cannot run."""
+    """Run Slurm until the block ends, however it ends; skip where it cannot run (or fail: see ``missing``)."""
     for tool in TOOLS:
         require(tool)
     if os.geteuid() != 0:
