@@ -75,7 +75,7 @@ rule join_parts:
 rule split_dataset:
     input:
         store=store,
-        lists=lambda w: list(experiment.datasets[w.dataset].lists.values()),
+        lists=lambda w: [local(path) for path in experiment.datasets[w.dataset].lists.values()],
     output:
         split=f"{SPLIT}/split-{{seed}}.parquet",
     log:

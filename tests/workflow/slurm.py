@@ -13,8 +13,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
+import pytest
 
-from tests.conftest import missing, require
+from tests.conftest import require
 
 TOOLS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "squeue", "scancel", "scontrol", "sinfo")
 
@@ -178,15 +179,17 @@ def free_port() -> int:
 
 @contextmanager
 def running_slurm() -> Iterator[Slurm]:
-    """Run Slurm until the block ends, however it ends; skip where it cannot run (or fail: see ``missing``)."""
+    """Run Slurm until the block ends, however it ends; skip where it cannot run."""
     for tool in TOOLS:
         require(tool)
     if os.geteuid() != 0:
-        missing("Slurm's daemons are started by root alone here")
+        pytest.skip("Slurm's daemons are started by root alone here")
     try:
         socket.gethostbyname(socket.gethostname().split(".")[0])
     except OSError:
-        missing(f"the name of this machine ({socket.gethostname()}) is not in /etc/hosts; Slurm needs it for 127.0.0.1")
+        pytest.skip(
+            f"the name of this machine ({socket.gethostname()}) is not in /etc/hosts; Slurm needs it for 127.0.0.1"
+        )
     folder = Path(tempfile.mkdtemp(prefix="jointdiff-slurm-"))  # short: a socket's path has at most 107 characters
     folder.chmod(0o755)
     slurm = Slurm(folder)

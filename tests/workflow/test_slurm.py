@@ -23,10 +23,14 @@ from tests.workflow.slurm import Slurm, of_job, running_slurm, wait_for
 pytestmark = [pytest.mark.workflow, pytest.mark.slurm]
 
 TINY = {"depth": 10, "width": 1}
-METHODS = {"supervised": {"settings": TINY}, "fixmatch": {"settings": TINY}, "random": {}}
+METHODS = {
+    "supervised": {"settings": TINY},
+    "slower": {"base": "supervised", "settings": {**TINY, "learning_rate": 1e-4}},
+    "random": {},
+}
 # Long enough to be met in the middle; a checkpoint after every step shows when that is.
 TRAINING = {
-    "steps": 200,
+    "steps": 100,
     "batch_size": 8,
     "device": "cpu",
     "validate_every": 50,
@@ -85,7 +89,7 @@ def submit(tree: Path, slurm: Slurm, *arguments: str, config: str = "small.yaml"
 def said(running: subprocess.Popen[str], *, fails: bool = False) -> str:
     """Wait for Snakemake and return all that it said."""
     try:
-        text = running.communicate(timeout=400)[0]
+        text = running.communicate(timeout=600)[0]
     finally:
         running.kill()
     assert (running.returncode != 0) == fails, text[-8000:]
@@ -136,7 +140,7 @@ def test_an_interrupted_snakemake_cancels_its_jobs(tree: Path, slurm: Slurm, cou
     (tree / "long").mkdir()
     long = small(tree / "long", name="long", methods=METHODS, training={**TRAINING, "steps": 1_000_000})
 
-    cells = [f"{CELL.format(method)}/run.json".replace("small", "long") for method in ("supervised", "fixmatch")]
+    cells = [f"{CELL.format(method)}/run.json".replace("small", "long") for method in ("supervised", "slower")]
     running = submit(tree, slurm, *cells, config=str(long))
     wait_for(lambda: len(list(tree.glob("state/*/checkpoint.safetensors"))) == 2, "two trainings", seconds=180)
     sent = slurm.jobs("RUNNING")
@@ -161,7 +165,7 @@ def test_a_job_without_the_memory_it_needs_is_sent_again_with_more(tree: Path, s
 
 @pytest.mark.parametrize("how", ["KILL", "TERM"])
 def test_a_training_that_was_ended_goes_on(tree: Path, slurm: Slurm, counted: None, how: str) -> None:
-    cell = CELL.format("fixmatch")
+    cell = CELL.format("slower")
     expected = take_away(tree, cell)
     running = submit(tree, slurm, f"{cell}/run.json")
     job = in_the_middle(tree, slurm)
