@@ -37,10 +37,11 @@ SlurmdPidFile={folder}/slurmd.pid
 SlurmctldLogFile={folder}/slurmctld.log
 SlurmdLogFile={folder}/slurmd.log
 PlugStackConfig={folder}/plugstack.conf
+KillWait=5
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
 SelectType=select/cons_tres
-SelectTypeParameters=CR_CPU
+SelectTypeParameters=CR_CPU_Memory
 SchedulerParameters=batch_sched_delay=1,sched_interval=5
 JobAcctGatherType=jobacct_gather/linux
 JobAcctGatherFrequency=task=1
@@ -113,7 +114,7 @@ class Slurm:
         return done.stdout.strip()
 
     def jobs(self, *states: str) -> list[str]:
-        """List the jobs in the queue, or those that are or were in some states."""
+        """List the jobs in the queue, or those that are or were in some states, in the order of their submission."""
         return self.ask(
             "squeue", "--noheader", "--format=%A", *(f"--states={','.join(states)}" for _ in states[:1])
         ).split()
