@@ -1,6 +1,7 @@
 """The experiment that all rules read, and the look-ups that they share."""
 
 import os
+import shlex
 import shutil
 from functools import cache
 from pathlib import Path
@@ -44,8 +45,9 @@ NO_TEX = missing_tex()
 INCEPTION_WEIGHTS = inception_weights(
     experiment.evaluation.inception, mirror=os.environ.get("JOINTDIFF_MIRROR") or experiment.mirror
 )
-# Only where there is a GPU do jobs ask for one; the profile says how many jobs may hold one.
-GPU = int(experiment.training.device != "cpu" and shutil.which("nvidia-smi") is not None)
+# Jobs ask for a GPU where this machine has one, or where they run on others, which have; the profile says how many may
+# hold one. A cluster without GPUs is told so by `training: {device: cpu}`.
+GPU = int(experiment.training.device != "cpu" and (workflow.non_local_exec or shutil.which("nvidia-smi") is not None))
 
 
 pathvars:
@@ -101,7 +103,7 @@ def dataset_of_raw(wildcards):
 def raw_files(wildcards):
     """Return the record of a store's downloads, and the user's own files that it is made from."""
     source = described(DATASET_OF_PREPARED[wildcards.prepared])
-    return [f"<resources>/raw/{source.name}/downloads.json", *map(str, source.inputs)]
+    return [f"<resources>/raw/{source.name}/downloads.json", *map(local, map(str, source.inputs))]
 
 
 def extractor(wildcards):
@@ -235,6 +237,14 @@ def of_first_seed(paths):
 def judge(wildcards):
     """Return the independent classifier's model where counterfactuals are to be judged by it."""
     return extractor(wildcards) if "counterfactual" in experiment.methods[wildcards.method].explain else []
+
+
+def storage(wildcards):
+    """Return the arguments that tell another Snakemake where files are kept, if not here (see profiles/kubernetes)."""
+    arguments = workflow.spawned_job_args_factory
+    return shlex.split(
+        " ".join([arguments.get_default_storage_provider_args(), *arguments.get_storage_provider_args()])
+    )
 
 
 def page(path, question):

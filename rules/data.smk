@@ -1,7 +1,12 @@
 """From published files to a prepared store and the roles of its images."""
 
 
-# One part by default, since its threads use the whole machine; on a cluster, `--set-scatter prepare=32`.
+localrules:  # the nodes of many clusters have no way out
+    download_dataset,
+    download_inception,
+
+
+# One part by default, since its threads use the whole machine; the profile of a cluster says more.
 scattergather:
     prepare=1,
 
@@ -70,7 +75,7 @@ rule join_parts:
 rule split_dataset:
     input:
         store=store,
-        lists=lambda w: list(experiment.datasets[w.dataset].lists.values()),
+        lists=lambda w: [local(path) for path in experiment.datasets[w.dataset].lists.values()],
     output:
         split=f"{SPLIT}/split-{{seed}}.parquet",
     log:

@@ -39,7 +39,7 @@ rule draw_tables:
     input:
         scores="<results>/scores.parquet",
         predictions=of_cells("predictions.parquet"),
-        published=str(Path(workflow.basedir, "config", "published.csv")),
+        published=local(str(Path(workflow.basedir, "config", "published.csv"))),
     output:
         expand(
             "<results>/tables/{table}.{kind}",
@@ -146,6 +146,7 @@ rule compile_report:
     log:
         "<logs>/compile_report.log",
     params:
+        storage=storage,
         code_version=code_version("jointdiff.report.landing"),
     script:
         "../workflow_scripts/compile_report.py"

@@ -20,7 +20,7 @@ def main(rule):
         landing.write_text(yaml.safe_dump(landing_page(read_rows(rule.input.scores))), encoding="utf-8")
         command = [sys.executable, "-m", "snakemake", "finished", "--report", str(aside), "--nolock", "--quiet"]
         command += ["--snakefile", str(Path(rule.scriptdir).parent / "Snakefile"), "--workflow-profile", "none"]
-        command += ["--configfile", str(config), "--report-metadata", str(landing)]
+        command += ["--configfile", str(config), "--report-metadata", str(landing), *rule.params.storage]
         done = subprocess.run(command, capture_output=True, text=True)
         print(done.stdout, done.stderr)
         if done.returncode:

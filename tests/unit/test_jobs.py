@@ -48,12 +48,12 @@ def test_jobs_hold_different_gpus_and_share_when_there_are_too_few(tmp_path: Pat
         subprocess.Popen(
             [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
         )
-        for _ in range(3)
+        for _ in range(5)
     ]
     chosen = [job.stdout.readline().strip() for job in running if job.stdout]
     for job in running:
         job.communicate("\n")
-    assert set(chosen) == {"0", "1"}
+    assert sorted(chosen)[:2] == ["0", "0"] and sorted(chosen)[-2:] == ["1", "1"], "as many on each, but for one"
 
 
 def test_a_choice_of_the_cluster_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
