@@ -3,7 +3,7 @@
     uv run python benchmarks/dry_run.py --cells 10 100 1000 --repeat 3
 
 A cell is one training of (data set, label budget, method, seed). The grids hold ten methods on phantoms, of which one
-also draws images and one votes, and ever more budgets and seeds. Each dry run is a process of its own in a fresh folder:
+also draws images and one votes, and ever more budgets and seeds. Each run is a process of its own in a fresh folder:
 
 - ``fresh``: nothing is there;
 - ``trained``: all stores, splits and trainings are there, with Snakemake's records of the code and parameters that made
@@ -93,9 +93,7 @@ def finish_trainings(folder: Path, config: dict[str, Any]) -> None:
     """Leave what all trainings leave, as empty files that Snakemake takes for its own."""
     for dataset in config["datasets"]:
         results = folder / "results" / config["name"]
-        wanted = [
-            *(results / "tracking/store.json", folder / f"resources/raw/{dataset}/downloads.json"),
-        ]
+        wanted = [results / "tracking/store.json", folder / f"resources/raw/{dataset}/downloads.json"]
         for budget in [*config["datasets"][dataset]["labels"], "all"]:
             for seed in config["seeds"]:
                 split = results / dataset / f"labels-{budget}"
@@ -113,8 +111,8 @@ def finish_trainings(folder: Path, config: dict[str, Any]) -> None:
     snakemake(folder, "--cores", "1", "--quiet", "--touch", "--until", *TRAIN)
 
 
-def measure(kind: str, cells: int) -> tuple[int, Measured]:
-    """Return the number of planned jobs and what planning them took."""
+def measure(kind: str, cells: int, *, repeat: int) -> tuple[int, list[Measured]]:
+    """Return the number of planned jobs and what planning them took, so many times."""
     config = grid(cells)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -124,13 +122,14 @@ def measure(kind: str, cells: int) -> tuple[int, Measured]:
         if kind == "job":
             target = f"train_method:dataset=phantom,labels={BUDGETS[0]},method=fixmatch,seed=0"
             how = ("--mode", "subprocess", "--nolock", "--ignore-incomplete", "--touch", "--force", "--cores", "1")
-            return 1, snakemake(folder, *how, "--target-jobs", target, "--allowed-rules", *TRAIN)
-        done = snakemake(folder, "--dry-run", "--quiet")
+            command = (*how, "--target-jobs", target, "--allowed-rules", *TRAIN)
+            return 1, [snakemake(folder, *command) for _ in range(repeat)]
+        runs = [snakemake(folder, "--dry-run", "--quiet") for _ in range(repeat)]
         # Once more for the counts, which --quiet keeps to itself.
         counts = snakemake(folder, "--dry-run", "--quiet", "rules").said
         found = re.search(r"^total\s+(\d+)", counts, re.MULTILINE)
         assert found, counts[-2000:]
-        return int(found[1]), done
+        return int(found[1]), runs
 
 
 def main() -> None:
@@ -144,10 +143,9 @@ def main() -> None:
     for kind in options.kinds:
         points = []
         for cells in options.cells:
-            runs = [measure(kind, cells) for _ in range(options.repeat)]
-            jobs = runs[0][0]
+            jobs, runs = measure(kind, cells, repeat=options.repeat)
             seconds, cpu, peak = (
-                statistics.median(getattr(run, name) for _, run in runs) for name in ("seconds", "cpu", "peak")
+                statistics.median(getattr(run, name) for run in runs) for name in ("seconds", "cpu", "peak")
             )
             points.append((math.log(cells), math.log(cpu)))
             print(f"| {kind} | {cells:,} | {jobs:,} | {seconds:.1f} | {cpu:.1f} | {peak:.0f} |", flush=True)
