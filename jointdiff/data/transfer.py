@@ -398,13 +398,16 @@ def _request(place: str, *, method: str = "GET") -> urllib.request.Request:
         raise PlaceError(f"is of no kind that is fetched ({', '.join(SCHEMES)}, or a folder)")
     user, _, host = parts.netloc.rpartition("@")
     if not user or parts.scheme not in ("http", "https"):
-        return urllib.request.Request(place, headers={"User-Agent": "jointdiff"}, method=method)
-    request = urllib.request.Request(
-        parts._replace(netloc=host).geturl(), headers={"User-Agent": "jointdiff"}, method=method
-    )
+        return _identified(place, method)
+    request = _identified(parts._replace(netloc=host).geturl(), method)
     token = base64.b64encode(urllib.parse.unquote(user).encode()).decode()
     request.add_unredirected_header("Authorization", f"Basic {token}")
     return request
+
+
+def _identified(address: str, method: str) -> urllib.request.Request:
+    headers = {"User-Agent": "jointdiff"}
+    return urllib.request.Request(address, headers=headers, method=method)  # noqa: S310 - of a scheme in SCHEMES
 
 
 class _Redirects(urllib.request.HTTPRedirectHandler):
