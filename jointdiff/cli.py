@@ -231,18 +231,19 @@ def _trace(options: argparse.Namespace) -> None:
 
 def _mlflow(options: argparse.Namespace) -> None:
     """Browse the runs in MLflow: print the addresses of its pages and serve them to this machine until Ctrl-C."""
+    from jointdiff.data.transfer import mask
     from jointdiff.tracking import browse_command, page_links
 
     command = browse_command(options.results, port=options.port)
-    where = "at " + os.environ["MLFLOW_TRACKING_URI"] if command is None else f"at http://127.0.0.1:{options.port}"
-    print(f"MLflow {where}. Open in a browser:")
+    server = f"http://127.0.0.1:{options.port}" if command else mask(os.environ["MLFLOW_TRACKING_URI"])
+    print(f"MLflow at {server}. Open in a browser:")
     for shows, address in page_links(options.results, port=options.port).items():
-        print(f"  {shows}\n    {address}")
+        print(f"  {shows}\n    {mask(address)}")
     if command is None:
         return
-    print(" ".join(command), flush=True)
+    print(mask(" ".join(command)), flush=True)
     # Replaced rather than started, so that Ctrl-C ends the server and nothing is left behind.
-    os.execv(sys.executable, [sys.executable, "-m", *command])
+    os.execv(sys.executable, [sys.executable, "-m", *command])  # noqa: S606 - no shell is what we want
 
 
 def _predict(options: argparse.Namespace) -> int:

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Literal
-from urllib.parse import urlsplit, urlunsplit
 
 from jointdiff.paths import inception_weights
 
@@ -124,8 +123,10 @@ def _mirror() -> Finding:
     if not named:
         affects = "download_dataset: files come from their publishers; the phantom needs none (set JOINTDIFF_MIRROR)"
         return Finding("mirror", "none named in JOINTDIFF_MIRROR", "absent", affects)
-    if "://" in named or Path(named).is_dir():
-        return Finding("mirror", named)
+    from jointdiff.data.transfer import is_url, mask
+
+    if is_url(named) or Path(named).is_dir():
+        return Finding("mirror", mask(named))
     return Finding("mirror", f"{named} is no folder", "absent", "download_dataset: correct JOINTDIFF_MIRROR")
 
 
@@ -140,9 +141,9 @@ def _inception() -> Finding:
 def _tracking(results: Path) -> Finding:
     uri = os.environ.get("MLFLOW_TRACKING_URI")
     if uri:
-        parts = urlsplit(uri)
-        shown = urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))  # without a password
-        return Finding("tracking store", f"{shown} (MLFLOW_TRACKING_URI)")
+        from jointdiff.data.transfer import mask
+
+        return Finding("tracking store", f"{mask(uri)} (MLFLOW_TRACKING_URI)")
     database = results / "mlflow.db"
     return Finding("tracking store", str(database) if database.is_file() else f"{database}, made by the first run")
 
