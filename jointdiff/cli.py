@@ -245,12 +245,12 @@ def _mlflow(options: argparse.Namespace) -> None:
     where = f"http://127.0.0.1:{options.port}" if command else without_secrets(os.environ["MLFLOW_TRACKING_URI"])
     print(f"MLflow at {where}. Open in a browser:")
     for shows, address in page_links(options.results, port=options.port).items():
-        print(f"  {shows}\n    {address}")
+        print(f"  {shows}\n    {without_secrets(address)}")
     if command is None:
         return
-    print(" ".join(command), flush=True)
+    print(without_secrets(" ".join(command)), flush=True)
     # Replaced rather than started, so that Ctrl-C ends the server and nothing is left behind.
-    os.execv(sys.executable, [sys.executable, "-m", *command])
+    os.execv(sys.executable, [sys.executable, "-m", *command])  # noqa: S606 - no shell is what we want
 
 
 def _sync_tracking(options: argparse.Namespace) -> None:

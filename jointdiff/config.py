@@ -18,7 +18,6 @@ from pydantic import (
     Field,
     ValidationError,
     WithJsonSchema,
-    field_validator,
     model_validator,
 )
 
@@ -46,6 +45,20 @@ def _budget_token(value: Any) -> str:
     )
 
 
+def _without_secret(variable: str) -> AfterValidator:
+    """Refuse an address with a password or token: reports hold the configuration, and it is handed on."""
+
+    def check(address: str | None) -> str | None:
+        if address and "://" in address and holds_password(address):
+            raise ValueError(
+                f"this address holds a password or a token, and reports show the configuration; name it in the "
+                f"variable {variable} instead, which nothing shows"
+            )
+        return address
+
+    return AfterValidator(check)
+
+
 def _distinct(values: list[Any]) -> list[Any]:
     if len(set(values)) < len(values):
         raise ValueError(f"{values} names something twice")
@@ -59,6 +72,9 @@ def _some_budgets(value: Any) -> Any:
         return _distinct([_budget_token(budget) for budget in value])
     raise ValueError(f"{value!r} is none of grid, all, or a list of label budgets, as in [200]")
 
+
+# What a configuration may hold, its aliases spelled out: a grid of thousands of cells has some hundred values.
+VALUES, DEPTH = 100_000, 50
 
 # A label budget as it stands in file names: "200", "25-per-class", "0.1", "all" or "list-published".
 BUDGET_SCHEMA = {"type": ["string", "number"]}
@@ -242,18 +258,8 @@ class Tracking(Closed):
     """Where runs are shown. MLFLOW_TRACKING_URI overrides the address."""
 
     enabled: bool = True
-    uri: str | None = None  # default: an SQLite file beside the results
-
-    @field_validator("uri")
-    @classmethod
-    def _no_password(cls, uri: str | None) -> str | None:
-        """Refuse a password: configurations lie with results, and are shown in reports."""
-        if uri is not None and holds_password(uri):
-            raise ConfigError(
-                "tracking.uri: holds a password, which would be kept with the results; leave it to the variables "
-                "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD (for PostgreSQL, to ~/.pgpass)"
-            )
-        return uri
+    # Default: an SQLite file beside the results.
+    uri: Annotated[str | None, _without_secret("MLFLOW_TRACKING_URI")] = None
 
 
 class Experiment(Closed):
@@ -261,7 +267,8 @@ class Experiment(Closed):
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")
     seeds: Annotated[list[int], Distinct] = Field(min_length=1)
-    mirror: str | None = None  # folder or URL asked before the publishers; JOINTDIFF_MIRROR overrides it
+    # Folder or URL asked before the publishers; JOINTDIFF_MIRROR overrides it.
+    mirror: Annotated[str | None, _without_secret("JOINTDIFF_MIRROR")] = None
     datasets: dict[str, DataSet] = Field(min_length=1)
     methods: dict[str, MethodVariant] = Field(min_length=1)
     autoencoders: dict[str, Autoencoder] = Field(default_factory=dict)
@@ -559,6 +566,8 @@ def load_experiment(path: Path | str) -> Experiment:
         raise ConfigError(f"{path}: there is no such configuration file")
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except RecursionError:
+        raise ConfigError(f"{path} is not valid YAML: its brackets are nested too deeply") from None
     except yaml.YAMLError as error:
         raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict):
@@ -577,12 +586,28 @@ def parse_experiment(config: Mapping[str, Any]) -> Experiment:
     Raises:
         ConfigError: an unknown key, a value of a wrong type or range, an unknown data set, method or setting.
     """
+    _check_extent(config)
     try:
         experiment = Experiment.model_validate({key: value for key, value in config.items() if key != "pathvars"})
     except ValidationError as error:
         raise ConfigError(explain(error, Experiment)) from None
     _check_names(experiment)
     return experiment
+
+
+def _check_extent(config: Mapping[str, Any]) -> None:
+    """Refuse a few lines of aliases that stand for billions of values, before anything walks over them all."""
+    waiting: list[tuple[Any, int]] = [(config, 0)]
+    seen = 0
+    while waiting:
+        value, depth = waiting.pop()
+        below = [*value, *value.values()] if isinstance(value, Mapping) else value if isinstance(value, list) else ()
+        seen += 1 + len(below)
+        if seen > VALUES or depth > DEPTH:
+            raise ConfigError(
+                f"more than {VALUES:,} values, or {DEPTH} levels of them: do aliases (*name) name one another?"
+            )
+        waiting += [(part, depth + 1) for part in below]
 
 
 def _check_names(experiment: Experiment) -> None:

@@ -124,8 +124,10 @@ def _mirror() -> Finding:
     if not named:
         affects = "download_dataset: files come from their publishers; the phantom needs none (set JOINTDIFF_MIRROR)"
         return Finding("mirror", "none named in JOINTDIFF_MIRROR", "absent", affects)
-    if "://" in named or Path(named).is_dir():
-        return Finding("mirror", named)
+    from jointdiff.data.transfer import is_url
+
+    if is_url(named) or Path(named).is_dir():
+        return Finding("mirror", without_secrets(named))
     return Finding("mirror", f"{named} is no folder", "absent", "download_dataset: correct JOINTDIFF_MIRROR")
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import html
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from jointdiff.method import Method
 from jointdiff.nets.autoencoder import Autoencoder
 from jointdiff.registry import load_method
 
+PICKLES = frozenset((".bin", ".ckpt", ".joblib", ".pickle", ".pkl", ".pt", ".pth"))  # what such files usually end in
 AUTOENCODER = "vqvae"  # the folder of a latent model's first stage, as diffusers' LDMPipeline calls it
 
 
@@ -49,13 +52,21 @@ def load_model(folder: Path | str) -> Method:
     """Read a model folder and return the method in evaluation mode, on the CPU.
 
     Raises:
-        ValueError: the folder is no model folder or its weights do not fit its configuration.
+        ValueError: the folder is no model folder, holds a pickle, or its weights do not fit its configuration.
     """
     folder = Path(folder)
     if not (folder / "config.json").is_file():
         raise ValueError(
             f"{folder} is no model folder: it has no config.json; name the folder `model` of a trained cell"
         )
+    # None is ever read; who put one there expected it to be, or wants somebody else's program to run it.
+    if pickles := sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.suffix.lower() in PICKLES):
+        raise ValueError(
+            f"{folder} holds {pickles[0]}, a pickle by its name, which can run any program when it is read; only "
+            "safetensors are read: remove it, or get the folder from where it was trained"
+        )
+    if not (folder / "model.safetensors").is_file():
+        raise ValueError(f"{folder} has no model.safetensors: it is incomplete; copy it again or train this cell again")
     config = read_json(folder / "config.json")
     cls = load_method(config["method"])
     info = info_from_json(config["data"])
@@ -87,6 +98,8 @@ def _has_autoencoder(folder: Path) -> bool:
 def _card(method: Method, run: RunSpec, results: dict[str, Any]) -> str:
     data = method.data
     numbers = "\n".join(f"| {name} | {value} |" for name, value in results.items())
+    title, licence, cite = map(_plain, (data.title, data.licence, data.cite))
+    names = _plain(", ".join(data.labels.names))
     pipeline = method.pipeline()
     reader = f"\n{_how_diffusers_draws(method, pipeline)}\n" if pipeline else ""
     return f"""---
@@ -94,12 +107,12 @@ library_name: jointdiff
 tags: [{run.method}, {data.name}]
 ---
 
-# {run.variant} on {data.title}
+# {run.variant} on {title}
 
 Trained by JointDiff Bench for research on label-scarce classification. It is no medical device.
 
-- data: {data.title} ({data.licence}), {data.size} px, {data.channels} channel(s); cite {data.cite}
-- labels: {run.labels} of the training images; predicts {", ".join(data.labels.names)} ({data.labels.kind})
+- data: {title} ({licence}), {data.size} px, {data.channels} channel(s); cite {cite}
+- labels: {run.labels} of the training images; predicts {names} ({data.labels.kind})
 - seed {run.seed}, run {run.digest}
 - weights: moving average, chosen on the validation part of the labelled images
 
@@ -116,6 +129,11 @@ probabilities = model.predict(images)  # float images (N, {data.channels}, {data
 """
 
 
+def _plain(text: str) -> str:
+    """Return text of a user's as Markdown shows it unchanged, in one line: neither markup nor a link."""
+    return re.sub(r"([\\`*\[\]#|])", r"\\\1", html.escape(" ".join(text.split()), quote=False))
+
+
 def _how_diffusers_draws(method: Method, pipeline: dict[str, Any]) -> str:
     name = pipeline["_class_name"]
     # Where estimates of the image are clipped, diffusers' default keeps the noise of the unclipped ones.
@@ -124,7 +142,7 @@ def _how_diffusers_draws(method: Method, pipeline: dict[str, Any]) -> str:
     if pipeline["unet"][0] == "diffusers":
         return text
     names = [*method.task.condition_names, "nothing (the default)"]
-    conditions = ", ".join(f"{i} {name}" for i, name in enumerate(names))
+    conditions = _plain(", ".join(f"{i} {name}" for i, name in enumerate(names)))
     return (
         f"{text} This needs jointdiff installed. `pipeline.unet.ask_for(CONDITION, guidance=2.0)` says what is to be "
         f"drawn: {conditions}."

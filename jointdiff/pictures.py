@@ -16,7 +16,7 @@ def save_grid(images: np.ndarray, path: Path, *, rows: Sequence[str], per_row: i
     for row, name in enumerate(rows):
         for column in range(per_row):
             _show(axes[row, column], images[row * per_row + column])
-        axes[row, 0].set_ylabel(name, rotation=0, ha="right", va="center", fontsize=9)
+        axes[row, 0].set_ylabel(_plain(name), rotation=0, ha="right", va="center", fontsize=9)
     _save(figure, path, title)
 
 
@@ -40,7 +40,7 @@ def save_strips(
             if regions[row].any():
                 axis.contour(regions[row], levels=[0.5], colors="#00c8ff", linewidths=1.0)
             if row == 0:
-                axis.set_title(name, fontsize=9)
+                axis.set_title(_plain(name), fontsize=9)
             if shown is not None and row == len(rows) - 1:
                 part = min(1.0, 6 / len(rows))  # of a tall picture, less of its height
                 bar = figure.colorbar(
@@ -53,7 +53,7 @@ def save_strips(
                 )
                 bar.ax.tick_params(labelsize=7)
     for row, name in enumerate(rows):
-        axes[row, 0].set_ylabel(name, rotation=0, ha="right", va="center", fontsize=9)
+        axes[row, 0].set_ylabel(_plain(name), rotation=0, ha="right", va="center", fontsize=9)
     _save(figure, path, title)
 
 
@@ -64,7 +64,7 @@ def save_pairs(images: np.ndarray, path: Path, *, captions: Sequence[str], title
         row, left = index // 2, 2 * (index % 2)
         _show(axes[row, left], images[2 * index])
         _show(axes[row, left + 1], images[2 * index + 1])
-        axes[row, left].set_title(caption, fontsize=7, loc="left")
+        axes[row, left].set_title("\n".join(map(_plain, caption.splitlines())), fontsize=7, loc="left")
     _save(figure, path, title if captions else f"{title}: nothing to compare")
 
 
@@ -104,7 +104,7 @@ def save_overlay(
     bar = figure.colorbar(shared, ax=axes[:, -1], shrink=0.9, aspect=20 * len(rows), extend="max", extendfrac=0.02)
     bar.ax.tick_params(labelsize=7)
     bar.set_label(scale, fontsize=7)
-    _save(figure, path, _plain(title))
+    _save(figure, path, title)
 
 
 def _plain(text: str) -> str:
@@ -138,7 +138,7 @@ def _show(axis, image: np.ndarray):
 
 
 def _save(figure, path: Path, title: str) -> None:
-    figure.suptitle(title, fontsize=10)
+    figure.suptitle(_plain(title), fontsize=10)
     with atomic_path(path) as aside:
         # Without the version in the metadata two runs give the same bytes.
         figure.savefig(aside, dpi=130, metadata={"Software": None})

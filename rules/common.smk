@@ -154,6 +154,12 @@ def start_model(wildcards):
     return f"{CELL}/model".format(dataset=wildcards.dataset, labels=labels, method=method, seed=wildcards.seed)
 
 
+# Not lookup(): it walks the whole configuration for each job, which was a seventh of a large grid's planning.
+def made_if(key, name):
+    """Return a function that names a file of a cell where its variant's entry says that it is made."""
+    return lambda wildcards: f"{CELL}/{name}".format(**wildcards) if config["methods"][wildcards.method][key] else []
+
+
 def drawn_images(wildcards):
     """Return the images that a cell learns from as from labelled ones, if it does."""
     generator = experiment.methods[wildcards.method].synthetic

@@ -82,11 +82,11 @@ rule split_dataset:
         "<logs>/split_dataset/{dataset}-{labels}-{seed}.log",
     priority: 180  # no long training should wait for one
     params:
-        validation=lookup("datasets/{dataset}/validation", within=config),
-        test=lookup("datasets/{dataset}/test", within=config),
-        test_images=lookup("datasets/{dataset}/test_images", within=config),
-        folds=lookup("datasets/{dataset}/folds", within=config),
-        lists=lookup("datasets/{dataset}/lists", within=config),
+        validation=lambda w: config["datasets"][w.dataset]["validation"],
+        test=lambda w: config["datasets"][w.dataset]["test"],
+        test_images=lambda w: config["datasets"][w.dataset]["test_images"],
+        folds=lambda w: config["datasets"][w.dataset]["folds"],
+        lists=lambda w: config["datasets"][w.dataset]["lists"],
         code_version=code_version("jointdiff.data.splits"),
     script:
         "../workflow_scripts/split_dataset.py"

@@ -104,16 +104,8 @@ rule score_cost:
     input:
         run=f"{CELL}/run.json",
         predictions=f"{CELL}/predictions.parquet",
-        generated=branch(
-            lookup("methods/{method}/generate", within=config),
-            then=f"{CELL}/generated.npz",
-            otherwise=[],
-        ),
-        explanations=branch(
-            lookup("methods/{method}/explain", within=config),
-            then=f"{CELL}/explanations.npz",
-            otherwise=[],
-        ),
+        generated=made_if("generate", "generated.npz"),
+        explanations=made_if("explain", "explanations.npz"),
     output:
         scores=f"{CELL}/scores/cost.parquet",
     log:

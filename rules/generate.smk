@@ -120,7 +120,7 @@ rule explain_findings:
     resources:
         gpu=GPU,
     params:
-        explain=lookup("methods/{method}/explain", within=config),
+        explain=lambda w: config["methods"][w.method]["explain"],
         explanation=lambda w: experiment.explanation_of(w.method).model_dump(mode="json"),
         device=lookup("training/device", within=config),
         code_version=code_version("jointdiff.inference.explain"),

@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from jointdiff.addresses import without_secrets
 from jointdiff.data.archives import damage
 from jointdiff.data.source import DataError, File, Source
 from jointdiff.data.transfer import (
@@ -25,7 +26,6 @@ from jointdiff.data.transfer import (
     StorageError,
     drop_part,
     is_url,
-    mask,
     part_of,
     read_text,
     receive,
@@ -173,7 +173,7 @@ def _bring_all(
             record[name] = {
                 "sha256": got.sha256,
                 "bytes": (folder / name).stat().st_size,
-                "from": mask(got.place),
+                "from": without_secrets(got.place),
                 "checked": got.checked,
                 "modified": got.modified,
             }
@@ -300,8 +300,8 @@ def _fetch(
                     drop_part(path)
                     if got.modified:
                         say(
-                            f"WARNING: {label} from {mask(place)} IS NOT THE PUBLISHED FILE. It is taken because the "
-                            f"mirror's {SUMS} lists it; results are those of modified data"
+                            f"WARNING: {label} from {without_secrets(place)} IS NOT THE PUBLISHED FILE. It is taken "
+                            f"because the mirror's {SUMS} lists it; results are those of modified data"
                         )
                     return got
                 drop_part(path)
@@ -309,9 +309,9 @@ def _fetch(
                     break
                 say(f"{label}: {fault}; its pieces may not belong together: fetching it anew")
             wrong = True
-            answers.append(f"{mask(place)}: {fault}")
+            answers.append(f"{without_secrets(place)}: {fault}")
         except PlaceError as error:
-            answers.append(f"{mask(place)}: {error}")
+            answers.append(f"{without_secrets(place)}: {error}")
         except (StorageError, OSError) as error:  # no other place helps
             raise _FileError(f"{path.parent} cannot be written: {error}", full=True) from error
     # Bytes that came show that it is to be had: that is no file to go on without.
@@ -370,7 +370,7 @@ def _listing(mirror: str | None) -> dict[str, str]:
     try:
         text = read_text(place)
     except PlaceError as error:
-        say(f"WARNING: {mask(place)} could not be read ({error}); published checksums alone are binding")
+        say(f"WARNING: {without_secrets(place)} could not be read ({error}); published checksums alone are binding")
         return {}
     listing: dict[str, str] = {}
     for number, line in enumerate((text or "").splitlines(), 1):
@@ -379,7 +379,7 @@ def _listing(mirror: str | None) -> dict[str, str]:
         match = re.fullmatch(r"([0-9a-fA-F]{64}) [ *](?:\./)*(.+)", line)
         if not match or listing.setdefault(match[2], match[1].lower()) != match[1].lower():
             raise DownloadError(
-                f"{mask(place)}, line {number}: "
+                f"{without_secrets(place)}, line {number}: "
                 + (f"lists {match[2]} a second time" if match else "is not `<sha256>  <data set>/<file>`")
                 + f"; write it anew at the top of the mirror: sha256sum */* > {SUMS}"
             )

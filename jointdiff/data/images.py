@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF", "WEBP", "JPEG2000", "PPM")
 MOST_PIXELS = 1 << 27  # a file of a few bytes can declare billions
 
+# The UID of a DICOM file that is deflated as a whole: pydicom inflates it before any of it can be looked at.
+DEFLATED = b"1.2.840.10008.1.2.1.99"
+
 # All that is read of a DICOM file, so that nothing about a patient ever is.
 DICOM_TAGS = [
     *("Rows", "Columns", "SamplesPerPixel", "PhotometricInterpretation", "PlanarConfiguration", "NumberOfFrames"),
@@ -205,6 +208,8 @@ def _open_dicom(data: bytes, *, name: str) -> Picture:
     from pydicom import dcmread
     from pydicom.pixels import apply_color_lut, apply_modality_lut, get_decoder, pixel_array
 
+    if DEFLATED in data:
+        raise DataError(f"{name} is a deflated DICOM file, which can grow a thousandfold; export it uncompressed")
     # No message of pydicom is passed on: it may quote what it could not read.
     try:
         header = dcmread(io.BytesIO(data), specific_tags=DICOM_TAGS)

@@ -22,6 +22,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from jointdiff.addresses import without_secrets
+
 T = TypeVar("T")
 
 ATTEMPTS = 3  # in a row, where the failure may pass
@@ -32,9 +34,6 @@ TIMEOUT = 60.0  # seconds without a byte
 BLOCK = 1 << 18
 SCHEMES = ("http", "https", "ftp", "file")
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)  # a network never answers so: it is our disk
-
-USER = re.compile(r"(?<=://)(?:[^\s/?#]*|[^\s/:?#]+:(?!\d*(?:[/?#\s]|$))[^\s@]*)@")
-TOKEN = re.compile(r"([?&;][^=&\s]*(?:token|key|sig|secret|passw|pwd|credential|auth)[^=&\s]*=)[^&\s#]*", re.IGNORECASE)
 
 
 class PlaceError(Exception):
@@ -47,11 +46,6 @@ class StorageError(Exception):
 
 class StoppedError(Exception):
     """The user interrupted; the part stays."""
-
-
-def mask(text: str) -> str:
-    """Hide what lets one in: the user of an address, and query values that look like tokens."""
-    return TOKEN.sub(r"\1***", USER.sub("***@", text))
 
 
 def is_url(place: str) -> bool:
@@ -187,7 +181,7 @@ def read_text(place: str, *, limit: int = 64 << 20) -> str | None:
             raise OSError(f"truncated: {len(content)} of {opened.total} bytes came")
         return content.decode("utf-8")
 
-    return _patiently(read, place, label=mask(place), stop=threading.Event(), size=lambda: 0)
+    return _patiently(read, place, label=without_secrets(place), stop=threading.Event(), size=lambda: 0)
 
 
 def receive(place: str, path: Path, *, label: str, meter: Meter, checked: bool) -> bool:
@@ -235,7 +229,7 @@ def _patiently(action: Callable[[], T], place: str, *, label: str, stop: threadi
             if attempt >= ATTEMPTS:
                 raise PlaceError(f"{reason} ({ATTEMPTS} attempts)") from error
         wait = max(WAIT * 2 ** (attempt - 1), asked)
-        say(f"{label}: {reason}; trying {mask(place)} again in {wait:.0f} s")
+        say(f"{label}: {reason}; trying {without_secrets(place)} again in {wait:.0f} s")
         if stop.wait(wait):
             raise StoppedError
 
@@ -243,7 +237,7 @@ def _patiently(action: Callable[[], T], place: str, *, label: str, stop: threadi
 def _judge(error: Exception, place: str) -> tuple[str, bool]:
     """Say what went wrong, without secrets, and whether it may pass."""
     if isinstance(error, urllib.error.HTTPError):
-        return mask(f"HTTP {error.code} {error.reason}"), error.code >= 500 or error.code in (408, 425, 429)
+        return without_secrets(f"HTTP {error.code} {error.reason}"), error.code >= 500 or error.code in (408, 425, 429)
     cause = error.reason if isinstance(error, urllib.error.URLError) else error
     if isinstance(cause, OSError) and cause.errno in FULL:
         raise StorageError(os.strerror(cause.errno or 0)) from error
@@ -257,7 +251,7 @@ def _judge(error: Exception, place: str) -> tuple[str, bool]:
         return f"no byte for {TIMEOUT:g} s", True
     if isinstance(cause, http.client.IncompleteRead):
         return "truncated: the line dropped", True
-    text = mask(str(cause) or type(cause).__name__)
+    text = without_secrets(str(cause) or type(cause).__name__)
     return text, is_url(place) and not isinstance(cause, ssl.SSLCertVerificationError)
 
 
@@ -285,16 +279,16 @@ def _receive_once(place: str, path: Path, *, label: str, meter: Meter, checked: 
         out = part.open("r+b" if opened.start else "wb")
         if not opened.start:
             # After the part was emptied and before it is filled, so that no kill leaves it with another's notes.
-            known = {"url": mask(place), "validator": opened.validator, "length": opened.total}
-        elif known["url"] != mask(place):
-            known = {"url": mask(place), "validator": None, "length": opened.total}  # pieces of two places
+            known = {"url": without_secrets(place), "validator": opened.validator, "length": opened.total}
+        elif known["url"] != without_secrets(place):
+            known = {"url": without_secrets(place), "validator": None, "length": opened.total}  # pieces of two places
         notes.write_text(json.dumps(known) + "\n", encoding="utf-8")
     except OSError as error:
         opened.stream.close()
         raise StorageError(error.strerror or str(error)) from error
     have, total = opened.start, opened.total
     onwards = f" from byte {have}" if have else ""
-    say(f"{label}: from {mask(place)}{onwards}" + (f", {size_text(total)}" if total is not None else ""))
+    say(f"{label}: from {without_secrets(place)}{onwards}" + (f", {size_text(total)}" if total is not None else ""))
     meter.at(label, have, total)
     with opened.stream as incoming, out:
         out.seek(have)
@@ -317,7 +311,7 @@ def _resumable(place: str, part: Path, notes: Path, *, checked: bool) -> tuple[i
     try:
         known = json.loads(notes.read_text(encoding="utf-8"))
         have = part.stat().st_size
-        same = known["url"] == mask(place)
+        same = known["url"] == without_secrets(place)
         validator = known["validator"]
         length = known["length"]
     except (OSError, ValueError, LookupError, TypeError):
@@ -398,13 +392,16 @@ def _request(place: str, *, method: str = "GET") -> urllib.request.Request:
         raise PlaceError(f"is of no kind that is fetched ({', '.join(SCHEMES)}, or a folder)")
     user, _, host = parts.netloc.rpartition("@")
     if not user or parts.scheme not in ("http", "https"):
-        return urllib.request.Request(place, headers={"User-Agent": "jointdiff"}, method=method)
-    request = urllib.request.Request(
-        parts._replace(netloc=host).geturl(), headers={"User-Agent": "jointdiff"}, method=method
-    )
+        return _identified(place, method)
+    request = _identified(parts._replace(netloc=host).geturl(), method)
     token = base64.b64encode(urllib.parse.unquote(user).encode()).decode()
     request.add_unredirected_header("Authorization", f"Basic {token}")
     return request
+
+
+def _identified(address: str, method: str) -> urllib.request.Request:
+    headers = {"User-Agent": "jointdiff"}
+    return urllib.request.Request(address, headers=headers, method=method)  # noqa: S310 - of a scheme in SCHEMES
 
 
 class _Redirects(urllib.request.HTTPRedirectHandler):

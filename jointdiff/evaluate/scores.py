@@ -188,6 +188,10 @@ def collect(paths: Iterable[Path | str], parquet: Path | str, csv_path: Path | s
     return rows
 
 
+# With what a cell begins that a spreadsheet computes (OWASP, CSV injection), the wide letters of East Asia among them.
+FORMULA = ("=", "+", "-", "@", "\t", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
+
+
 def write_csv(path: Path | str, header: Sequence[str], lines: Iterable[Sequence[Any]]) -> None:
     """Write a CSV file: NaN and None are empty, and no text cell can act as a spreadsheet formula."""
     with atomic_path(path) as aside, aside.open("w", newline="", encoding="utf-8") as stream:
@@ -199,8 +203,10 @@ def write_csv(path: Path | str, header: Sequence[str], lines: Iterable[Sequence[
 def _cell(value: Any) -> Any:
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return ""
-    if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")):
-        return "'" + value
+    if isinstance(value, str):
+        # The csv module leaves a lone \r unquoted, where readers see a new line and what follows begins a cell.
+        value = value.replace("\r\n", "\n").replace("\r", "\n")
+        return f"'{value}" if value.startswith(FORMULA) else value
     return value
 
 

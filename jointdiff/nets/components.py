@@ -62,7 +62,8 @@ class ConditionalDenoiser(_Component):
         else:
             channels, size = config["in_channels"], config["sample_size"]
             if config["_class_name"] == "UNet2DModel":
-                net, conditions = _Conditioned(UNet2DModel.from_pretrained(folder)), config["num_class_embeds"]
+                net = _Conditioned(UNet2DModel.from_pretrained(folder, use_safetensors=True))
+                conditions = config["num_class_embeds"]
             else:
                 net = StableDiffusion.from_saved(folder)
                 conditions = len(net.prompts)

@@ -11,6 +11,7 @@ import pandas as pd
 
 from jointdiff.data.audit import find_leaks, most_alike
 from jointdiff.data.store import open_store
+from jointdiff.evaluate.scores import write_csv
 from jointdiff.files import atomic_path
 from jointdiff.pictures import save_pairs
 from jointdiff.report.layout import html_page
@@ -40,8 +41,7 @@ def draw_audit(
         audits.append(found)
         alike |= {(one, other): likeness for one, other, likeness in most_alike(data, split, count=SHOWN)}
     leaks = pd.concat(audits)
-    with atomic_path(table) as aside:
-        leaks.to_csv(aside, index=False)
+    write_csv(table, list(leaks.columns), leaks.itertuples(index=False))
     with atomic_path(page) as aside:
         caveats = "".join(f"<p>{html.escape(caveat)}</p>" for caveat in data.info.caveats)
         # pandas escapes what stands in the cells.

@@ -52,7 +52,7 @@ def test_the_doctor_names_what_is_there_and_what_its_absence_affects(
         assert what in said
     assert "compile_paper" in said
     assert "is no folder" in said
-    assert "https://there/mlflow" in said
+    assert "https://***@there/mlflow" in said
     assert "secret" not in said
 
 

@@ -19,6 +19,7 @@ from pathlib import Path
 
 import pytest
 
+from jointdiff.addresses import without_secrets
 from jointdiff.data import download as module
 from jointdiff.data import transfer
 from jointdiff.data.download import DownloadError, download, mirror_datasets, mirror_from, places_of
@@ -772,8 +773,8 @@ def test_secrets_show_nowhere(tmp_path, server, capsys):
         ("/a/folder", "/a/folder"),
     ],
 )
-def test_mask(text, shown):
-    assert transfer.mask(text) == shown
+def test_no_secret_of_an_address_is_shown(text, shown):
+    assert without_secrets(text) == shown
 
 
 # Filling a mirror

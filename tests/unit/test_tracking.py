@@ -262,11 +262,11 @@ def test_a_password_reaches_the_server_and_no_message(
 @pytest.mark.parametrize(
     ("text", "shown"),
     [
-        ("postgresql://me:pw@there:5432/mlflow", "postgresql://there:5432/mlflow"),
-        ("postgresql+psycopg2://me:p/w@there/mlflow", "postgresql+psycopg2://there/mlflow"),
+        ("postgresql://me:pw@there:5432/mlflow", "postgresql://***@there:5432/mlflow"),
+        ("postgresql+psycopg2://me:p/w@there/mlflow", "postgresql+psycopg2://***@there/mlflow"),
         ("postgresql://there/mlflow?user=me&password=pw&sslmode=require",
          "postgresql://there/mlflow?user=me&password=***&sslmode=require"),
-        ("Invalid 'https://me@there/x' and http://a:pw@b", "Invalid 'https://there/x' and http://b"),
+        ("Invalid 'https://me@there/x' and http://a:pw@b", "Invalid 'https://***@there/x' and http://***@b"),
         ("http://127.0.0.1:5000/#/experiments/1", "http://127.0.0.1:5000/#/experiments/1"),
         ("sqlite:////home/me/results/mlflow.db", "sqlite:////home/me/results/mlflow.db"),
         ("wrong word hush, quoted hush", "wrong word ***, quoted ***"),
@@ -292,7 +292,7 @@ def test_a_configuration_holds_no_password(uri: str | None, refused: bool) -> No
     if not refused:
         assert Tracking(uri=uri).uri == uri
         return
-    with pytest.raises(ValueError, match="MLFLOW_TRACKING_PASSWORD") as raised:
+    with pytest.raises(ValueError, match="MLFLOW_TRACKING_URI") as raised:
         parse_experiment(
             {
                 "name": "made", "seeds": [0], "datasets": {"phantom": {"size": 16, "labels": [4]}},

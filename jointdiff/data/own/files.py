@@ -96,8 +96,10 @@ def read_bounded(path: Path) -> bytes:
     """Read a file of at most ``LARGEST`` bytes.
 
     Raises:
-        DataError: it is larger or cannot be read.
+        DataError: it is larger, cannot be read, or is a pipe or a device.
     """
+    if path.exists() and not path.is_file():  # opening a pipe would wait for its writer for good
+        raise DataError(f"{path} is no regular file; remove it, or what names it")
     try:
         with path.open("rb") as stream:
             data = stream.read(LARGEST + 1)

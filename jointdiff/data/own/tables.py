@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 from jointdiff.config import ConfigError
 from jointdiff.data.images import parse_window
-from jointdiff.data.own.files import Files, read_bounded
+from jointdiff.data.own.files import LARGEST, Files, read_bounded
 from jointdiff.data.own.problems import Problems
 from jointdiff.data.source import POLICIES, DataError
 
@@ -155,17 +155,25 @@ def _parquet(data: bytes, name: str) -> tuple[list[str], list[tuple[int, list[st
     import pyarrow as pa
     from pyarrow import parquet
 
+    taken = 0
     try:
-        table = parquet.read_table(pa.BufferReader(data))
-        columns = [
-            ["" if cell is None else str(cell).strip() for cell in column.to_pylist()] for column in table.columns
-        ]
+        file = parquet.ParquetFile(pa.BufferReader(data))
+        columns: list[list[str]] = [[] for _ in file.schema_arrow]
+        for batch in file.iter_batches(batch_size=1000):  # a few bytes can stand for billions of rows
+            for column, cells in zip(columns, batch.columns, strict=True):
+                texts = ["" if cell is None else str(cell).strip() for cell in cells.to_pylist()]
+                taken += len(texts) + sum(map(len, texts))
+                if taken > LARGEST:
+                    raise DataError(f"{name} unpacks to more than {LARGEST} letters and cells; divide it")
+                column += texts
+    except DataError:
+        raise
     except (pa.ArrowException, OSError, ValueError) as error:
         raise DataError(f"{name} is no Parquet table ({' '.join(str(error).split())[:100]}); write it anew") from None
     # pandas makes 7.0 of 7 where a cell is blank.
     columns = [[re.sub(r"^(-?\d+)\.0$", r"\1", cell) for cell in column] for column in columns]
     rows = [(number, list(row)) for number, row in enumerate(zip(*columns, strict=True), 2)]
-    return list(table.column_names), rows
+    return list(file.schema_arrow.names), rows
 
 
 @dataclass(frozen=True)
