@@ -45,9 +45,6 @@ NO_TEX = missing_tex()
 INCEPTION_WEIGHTS = inception_weights(
     experiment.evaluation.inception, mirror=os.environ.get("JOINTDIFF_MIRROR") or experiment.mirror
 )
-# Jobs ask for a GPU where this machine has one, or where they run on others, which have; the profile says how many may
-# hold one. A cluster without GPUs is told so by `training: {device: cpu}`.
-GPU = int(experiment.training.device != "cpu" and (workflow.non_local_exec or shutil.which("nvidia-smi") is not None))
 
 
 pathvars:
@@ -77,6 +74,16 @@ onerror:
 # Data sets of one source, size and options share a store, and any of them tells how to make it.
 PREPARED = {name: f"{source_of(name)}-{data.variant}" for name, data in experiment.datasets.items()}
 DATASET_OF_PREPARED = {prepared: name for name, prepared in PREPARED.items()}
+
+
+def gpu(wildcards):
+    """Return how many GPUs a job asks for: one where this machine has any, or where jobs run on others, which have.
+
+    The profile says how many jobs may hold one; a cluster without GPUs is told so by ``training: {device: cpu}``.
+    """
+    if experiment.training.device == "cpu":
+        return 0
+    return int(workflow.non_local_exec or shutil.which("nvidia-smi") is not None)
 
 
 def store(wildcards):

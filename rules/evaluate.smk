@@ -72,7 +72,7 @@ rule score_generation:
     priority: 20
     threads: 1
     resources:
-        gpu=GPU,
+        gpu=gpu,
     params:
         batch_size=lookup("evaluation/batch_size", within=config),
         device=lookup("training/device", within=config),

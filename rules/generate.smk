@@ -17,7 +17,7 @@ rule classify_images:
     priority: 20
     threads: 1
     resources:
-        gpu=GPU,
+        gpu=gpu,
     params:
         batch_size=lookup("evaluation/batch_size", within=config),
         device=lookup("training/device", within=config),
@@ -45,7 +45,7 @@ if VOTERS:
         priority: 60
         threads: 1
         resources:
-            gpu=GPU,
+            gpu=gpu,
         params:
             voting=lookup("voting", within=config),
             batch_size=lookup("evaluation/batch_size", within=config),
@@ -81,7 +81,7 @@ rule generate_images:
     priority: 60
     threads: 1
     resources:
-        gpu=GPU,
+        gpu=gpu,
     params:
         generation=lambda w: experiment.generation_of(w.method).model_dump(mode="json"),
         device=lookup("training/device", within=config),
@@ -118,7 +118,7 @@ rule explain_findings:
     priority: 60
     threads: 1
     resources:
-        gpu=GPU,
+        gpu=gpu,
     params:
         explain=lambda w: config["methods"][w.method]["explain"],
         explanation=lambda w: experiment.explanation_of(w.method).model_dump(mode="json"),

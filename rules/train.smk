@@ -39,7 +39,7 @@ rule train_autoencoder:
     priority: 150
     threads: 1
     resources:
-        gpu=GPU,
+        gpu=gpu,
     params:
         first_stage=lambda w: experiment.first_stage(w.dataset, w.autoencoder, int(w.seed)).model_dump(mode="json"),
         code_version=code_version("jointdiff.training.first_stage"),
@@ -60,7 +60,7 @@ rule encode_latents:
     priority: 150
     threads: 1
     resources:
-        gpu=GPU,
+        gpu=gpu,
     params:
         batch_size=lookup("evaluation/batch_size", within=config),
         device=lookup("training/device", within=config),
@@ -87,7 +87,7 @@ rule try_settings:
     priority: 120
     threads: 1
     resources:
-        gpu=GPU,
+        gpu=gpu,
     params:
         run=trial_spec,
         spread=lookup("tuning/spread", within=config),
@@ -146,7 +146,7 @@ rule train_method:
     priority: 40
     threads: 1
     resources:
-        gpu=GPU,
+        gpu=gpu,
     params:
         run=run_spec,
         code_version=trained_code,

@@ -189,3 +189,11 @@ def test_a_node_that_goes_down_and_returns_loses_nothing(tree: Path, slurm: Slur
     assert "Trying to restart job" not in text, "Slurm did"
     assert (slurm.state(job), slurm.of(job, "Restarts")) == ("COMPLETED", "1")
     assert trained(tree, cell) == expected
+
+
+def test_a_training_asks_for_a_gpu_that_the_login_node_lacks(tree: Path, slurm: Slurm, counted: None) -> None:
+    (tree / "auto").mkdir()
+    config = small(tree / "auto", name="auto", methods=METHODS, training={"steps": 4, "device": "auto"})
+    cell = CELL.format("supervised").replace("small", "auto")
+    text = said(submit(tree, slurm, f"{cell}/run.json", "--retries", "0", config=str(config)), fails=True)
+    assert "SLURM sbatch failed" in text and "--gpus=1" in text, "this Slurm has no GPU either"
