@@ -115,9 +115,8 @@ class Slurm:
 
     def jobs(self, *states: str) -> list[str]:
         """List the jobs in the queue, or those that are or were in some states, in the order of their submission."""
-        return self.ask(
-            "squeue", "--noheader", "--format=%A", *(f"--states={','.join(states)}" for _ in states[:1])
-        ).split()
+        chosen = [f"--states={','.join(states)}"] if states else []
+        return sorted(self.ask("squeue", "--noheader", "--format=%A", *chosen).split(), key=int)
 
     def state(self, job: str) -> str:
         """Return the state of a job, such as RUNNING."""
