@@ -9,8 +9,9 @@ import os
 import re
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from tempfile import gettempdir
 from typing import Any
 
 SUMS = "SHA256SUMS"  # of a folder, as `sha256sum` writes and checks it
@@ -173,3 +174,23 @@ def read_sums(folder: Path | str) -> dict[str, str]:
     path = Path(folder) / SUMS
     lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
     return {name: value for value, _, name in (line.partition("  ") for line in lines)}
+
+
+def check_sum(path: Path, expected: str | None, *, remedy: str) -> None:
+    """Hold a file against its SHA-256, once on a machine as long as neither size, time nor place of it change.
+
+    Raises:
+        DamagedError: it has another one, or is not there.
+    """
+    if not path.is_file():
+        raise DamagedError(f"{path} is missing: {remedy}")
+    known = path.stat()
+    what = f"{path.resolve()} {known.st_size} {known.st_mtime_ns} {known.st_ino} {known.st_dev} {expected}"
+    checked = Path(gettempdir(), f"jointdiff-{os.getuid()}-checked", hashlib.sha256(what.encode()).hexdigest()[:32])
+    if checked.exists():
+        return
+    if sha256(path) != expected:
+        raise DamagedError(f"{path} is damaged, its SHA-256 is not the one that {SUMS} lists: {remedy}")
+    with suppress(OSError):  # then it is checked again
+        checked.parent.mkdir(mode=0o700, exist_ok=True)
+        checked.touch()
