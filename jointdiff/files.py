@@ -82,7 +82,7 @@ def _number(error: Exception, path: Path) -> int | None:
     if isinstance(error, WriteError):
         return None  # said already, of a part of it
     if not isinstance(error, OSError):
-        found = re.search(r"Os \{ code: (\d+)", str(error))  # as safetensors has it
+        found = re.search(r"os error (\d+)", str(error))  # as safetensors has it
         return int(found[1]) if found else None
     if error.filename is not None and not str(error.filename).startswith(str(path.parent)):
         return None  # of a file that the block reads

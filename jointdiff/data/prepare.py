@@ -25,7 +25,7 @@ from jointdiff.data.duplicates import SIDE, distinct_near_pairs, equal_pairs, jo
 from jointdiff.data.pieces import prepare_sample, read_piece, write_piece, write_pixels
 from jointdiff.data.source import DataError, DataInfo, Source, describe
 from jointdiff.data.store import info_to_json, tensor_file, write_table
-from jointdiff.files import atomic_path, read_json, write_json, write_sums
+from jointdiff.files import atomic_path, explain_trouble, read_json, write_json, write_sums
 from jointdiff.progress import Progress
 from jointdiff.registry import load_source
 
@@ -120,7 +120,8 @@ def prepare_part(
     raw, out = Path(raw), Path(out)
     _check_files(source, raw)
     work = [source.name, size, chosen, part.index, part.count, code_version, _state_of(source, raw)]
-    unfinished = _unfinished(out, work)
+    with explain_trouble(out):
+        unfinished = _unfinished(out, work)
     shards: Sequence[str | None] = module.shards(raw, **chosen) if hasattr(module, "shards") else [None]
     if not shards:
         raise DataError(f"{source.name}: {raw} holds none of its archives; download them, or name a mirror")

@@ -47,7 +47,7 @@ def save_checkpoint(path: Path, state: TrainingState, *, key: str) -> None:
             tensors |= {f"optimiser/{index}/{name}": torch.as_tensor(value) for name, value in values.items()}
     # Cloned, since safetensors refuses tensors that share memory.
     tensors = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
-    metadata = {"key": key, "progress": json.dumps(state.progress)}
+    metadata = {"key": key, "progress": json.dumps({**state.progress, "terms": list(state.sums)})}
     with atomic_path(path) as aside:
         save_file(tensors, aside, metadata={**metadata, "crc32": _checksum(tensors, **metadata)})
 
@@ -60,13 +60,8 @@ def restore_checkpoint(path: Path, state: TrainingState, *, key: str) -> bool:
     if not path.is_file():
         return False
     try:
-        with safe_open(path, framework="pt") as stored:
-            metadata = stored.metadata()
-            tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 - safe_open is no dict
-        crc32 = metadata.pop("crc32")
-        if crc32 != _checksum(tensors, **metadata):
-            raise ValueError("its content does not have its checksum")
-    except (SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
+        tensors, metadata = read_checkpoint(path)
+    except ValueError as error:
         log.warning("The checkpoint %s is damaged (%s): the training starts anew.", path, error)
         return False
     if metadata["key"] != key:
@@ -93,9 +88,27 @@ def restore_checkpoint(path: Path, state: TrainingState, *, key: str) -> bool:
                 value = torch.empty_like(weight, requires_grad=False).copy_(value)
             moments.setdefault(int(index), {})[entry] = value
         state.optimiser.load_state_dict({**state.optimiser.state_dict(), "state": moments})
-    state.sums = {name: value.to(device) for name, value in under("sums/").items()}
     state.progress = json.loads(metadata["progress"])
+    state.sums = {name: tensors[f"sums/{name}"].to(device) for name in state.progress["terms"]}  # in their order
     return True
+
+
+def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Return a checkpoint's tensors and its metadata: ``key`` and ``progress``.
+
+    Raises:
+        ValueError: it is damaged.
+    """
+    try:
+        with safe_open(path, framework="pt") as stored:
+            metadata = stored.metadata()
+            tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 - safe_open is no dict
+    except (SafetensorError, UnicodeError) as error:
+        raise ValueError(f"its header cannot be read: {error}") from error
+    known = {name: (metadata or {}).get(name, "") for name in ("key", "progress")}
+    if (metadata or {}).get("crc32") != _checksum(tensors, **known):
+        raise ValueError("its content does not have its checksum")
+    return tensors, known
 
 
 def _checksum(tensors: dict[str, Tensor], *, key: str, progress: str) -> str:
