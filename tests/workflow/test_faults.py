@@ -35,7 +35,7 @@ def test_preempted_and_retried_beside_a_second_snakemake(tmp_path: Path) -> None
             lambda: next((path for path in tree.glob("state/*/metrics.jsonl") if path.stat().st_size), None)
         )
         second = snakemake(tree, *asked, fails=True)
-        assert "Unable to lock" in second and "--unlock" in second
+        assert "cannot be locked" in second and "--unlock" in second
         python = next(
             child for child in psutil.Process(first.pid).children(recursive=True)
             if any("train_method.py" in word for word in child.cmdline()) and "python" in child.name()
