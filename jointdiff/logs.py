@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import sys
 import traceback
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
 from typing import Any, TextIO
 
+from jointdiff.files import remove_leftovers
+
 
 class Tee:
-    """A text stream that writes to several, as far as they are open: a daemon's thread may outlive a log."""
+    """A text stream that writes to several, as far as they take it.
+
+    A daemon's thread may outlive a log, and what a full disk does not take is still on the terminal.
+    """
 
     encoding = "utf-8"
 
@@ -24,14 +30,16 @@ class Tee:
         """Write text to every stream."""
         for stream in self.streams:
             if not stream.closed:
-                stream.write(text)
+                with suppress(OSError):
+                    stream.write(text)
         return len(text)
 
     def flush(self) -> None:
         """Flush every stream."""
         for stream in self.streams:
             if not stream.closed:
-                stream.flush()
+                with suppress(OSError):
+                    stream.flush()
 
     def isatty(self) -> bool:
         """Say no: jobs share the terminal, so that a moving line would be overwritten by another's."""
@@ -43,11 +51,10 @@ def to_rule_log(rule: Any) -> Iterator[None]:
     """Send output, warnings and logging of a Snakemake script to its log file as well as to the terminal.
 
     A mistake that a user can mend (``ValueError``, ``OSError``) ends the script with its message alone and exit code 1;
-    the traceback is in the log.
+    the traceback is in the log. What killed jobs left half beside the outputs is removed first.
     """
     path = Path(rule.log[0])
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", encoding="utf-8", buffering=1) as log:
+    with _opened(path) as log:
         out, err = Tee(sys.stdout, log), Tee(sys.stderr, log)
         with redirect_stdout(out), redirect_stderr(err):
             logging.basicConfig(
@@ -57,11 +64,30 @@ def to_rule_log(rule: Any) -> Iterator[None]:
             warnings.simplefilter("default")
             logging.captureWarnings(True)
             try:
+                for output in rule.output:
+                    remove_leftovers(output)
                 yield
             except (ValueError, OSError) as error:
-                log.write(traceback.format_exc())
+                _note(log)
                 print(f"\n{rule.rule} stopped: {error}\n(The traceback is in {path}.)\n", file=sys.stderr, flush=True)
                 sys.exit(1)
-            except BaseException:
-                log.write(traceback.format_exc())
+            except SystemExit:  # said already
                 raise
+            except BaseException:
+                _note(log)
+                raise
+
+
+def _opened(path: Path) -> TextIO:
+    """Open a log, of which nothing waits in memory: closing it on a full disk is no further error."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return io.TextIOWrapper(io.FileIO(path, "w"), encoding="utf-8", write_through=True)
+    except OSError as error:
+        print(f"{path} cannot be written ({error.strerror}): the log is on the terminal alone", file=sys.stderr)
+        return io.StringIO()
+
+
+def _note(log: TextIO) -> None:
+    with suppress(OSError):
+        log.write(traceback.format_exc())

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from jointdiff.config import RunSpec
 from jointdiff.data.store import info_from_json, info_to_json
-from jointdiff.files import atomic_path, read_json
+from jointdiff.files import atomic_path, check_sum, read_json, read_sums, write_sums
 from jointdiff.method import Method
 from jointdiff.nets.autoencoder import Autoencoder
 from jointdiff.registry import load_method
@@ -45,6 +45,7 @@ def save_model(method: Method, folder: Path | str, *, run: RunSpec, results: dic
             part.save_pretrained(aside / name)
         if pipeline := method.pipeline():
             (aside / "model_index.json").write_text(json.dumps(pipeline, indent=2) + "\n", encoding="utf-8")
+        write_sums(aside, "**/*.safetensors")
         (aside / "README.md").write_text(_card(method, run, results or {}), encoding="utf-8")
 
 
@@ -53,6 +54,7 @@ def load_model(folder: Path | str) -> Method:
 
     Raises:
         ValueError: the folder is no model folder, holds a pickle, or its weights do not fit its configuration.
+        DamagedError: weights are not those that its ``SHA256SUMS`` lists, where it has one.
     """
     folder = Path(folder)
     if not (folder / "config.json").is_file():
@@ -67,6 +69,10 @@ def load_model(folder: Path | str) -> Method:
         )
     if not (folder / "model.safetensors").is_file():
         raise ValueError(f"{folder} has no model.safetensors: it is incomplete; copy it again or train this cell again")
+    if sums := read_sums(folder):
+        for path in sorted(folder.rglob("*.safetensors")):
+            expected = sums.get(path.relative_to(folder).as_posix())
+            check_sum(path, expected, remedy="train this cell again, or copy the folder anew")
     config = read_json(folder / "config.json")
     cls = load_method(config["method"])
     info = info_from_json(config["data"])

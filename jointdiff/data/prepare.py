@@ -25,7 +25,7 @@ from jointdiff.data.duplicates import SIDE, distinct_near_pairs, equal_pairs, jo
 from jointdiff.data.pieces import prepare_sample, read_piece, write_piece, write_pixels
 from jointdiff.data.source import DataError, DataInfo, Source, describe
 from jointdiff.data.store import info_to_json, tensor_file, write_table
-from jointdiff.files import atomic_path, read_json, write_json
+from jointdiff.files import atomic_path, explain_trouble, read_json, write_json, write_sums
 from jointdiff.progress import Progress
 from jointdiff.registry import load_source
 
@@ -67,7 +67,7 @@ def prepare(
         name: a module of ``jointdiff.data.sources``.
         raw: folder of its published files.
         out: folder for images.arrow, masks.arrow, thumbnails.arrow, samples.parquet, regions.parquet,
-            near_duplicates.parquet and dataset.json.
+            near_duplicates.parquet, dataset.json and SHA256SUMS.
         size: side of the prepared images in pixels.
         options: what the source's ``read`` accepts.
         threads: decoding and resizing at once.
@@ -120,7 +120,8 @@ def prepare_part(
     raw, out = Path(raw), Path(out)
     _check_files(source, raw)
     work = [source.name, size, chosen, part.index, part.count, code_version, _state_of(source, raw)]
-    unfinished = _unfinished(out, work)
+    with explain_trouble(out):
+        unfinished = _unfinished(out, work)
     shards: Sequence[str | None] = module.shards(raw, **chosen) if hasattr(module, "shards") else [None]
     if not shards:
         raise DataError(f"{source.name}: {raw} holds none of its archives; download them, or name a mirror")
@@ -247,6 +248,7 @@ def join_parts(
             caveats=(*source.caveats, *_modified(Path(raw))),
         )
         write_json(aside / "dataset.json", info_to_json(info))
+        write_sums(aside)
 
 
 def _bytes_of(column: pa.ChunkedArray) -> np.ndarray:

@@ -46,7 +46,7 @@ def split_dataset(store: Path | str, *, out: Path | str, budget: str, lists: Map
     listed = read_list(lists[budget.removeprefix("list-")], opened) if budget.startswith("list-") else None
     split = draw_split(opened, budget=budget, listed=listed, **how)
     with atomic_path(out) as aside:
-        split.to_parquet(aside)
+        split.to_parquet(aside, write_page_checksum=True)
 
 
 def read_list(path: Path | str, store: Store) -> np.ndarray:

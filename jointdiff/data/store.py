@@ -1,7 +1,8 @@
 """A prepared data set: images as one memory-mapped array beside tables of samples and regions.
 
 ``images.arrow`` and ``masks.arrow`` are Arrow IPC files of a single record batch with a fixed-shape-tensor column, so
-that all pixels lie in one buffer and a numpy array can be laid over the file without a copy.
+that all pixels lie in one buffer and a numpy array can be laid over the file without a copy. ``SHA256SUMS`` lists every
+file; each is held against it when it is first read.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 
 from jointdiff.data.source import Augmentations, DataError, DataInfo, LabelSpec
-from jointdiff.files import read_json
+from jointdiff.files import SUMS, check_sum, read_json, read_sums
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -32,11 +33,12 @@ class Store:
 
     folder: Path
     info: DataInfo
+    sums: dict[str, str]  # SHA-256 of each file
 
     @cached_property
     def images(self) -> np.ndarray:
         """All images, uint8 (N, H, W, C), memory-mapped and read-only."""
-        return map_tensor(self.folder / "images.arrow")
+        return map_tensor(self._sound("images.arrow"))
 
     @cached_property
     def samples(self) -> pa.Table:
@@ -44,7 +46,7 @@ class Store:
 
         A set for adaptation has the column domain as well.
         """
-        return _read_table(self.folder / "samples.parquet")
+        return _read_table(self._sound("samples.parquet"))
 
     @cached_property
     def sample_ids(self) -> np.ndarray:
@@ -82,7 +84,7 @@ class Store:
     @cached_property
     def thumbnails(self) -> np.ndarray:
         """Grey thumbnails of the published images, uint8 (N, 16, 16), memory-mapped and read-only."""
-        return map_tensor(self.folder / "thumbnails.arrow")[..., 0]
+        return map_tensor(self._sound("thumbnails.arrow"))[..., 0]
 
     @cached_property
     def near_duplicates(self) -> np.ndarray:
@@ -90,7 +92,7 @@ class Store:
 
         Of images with equal pixels only the first takes part.
         """
-        table = _read_table(self.folder / "near_duplicates.parquet")
+        table = _read_table(self._sound("near_duplicates.parquet"))
         return np.column_stack([table["row_a"].to_numpy(), table["row_b"].to_numpy()]).astype(np.int64)
 
     def has_region(self, finding: str) -> np.ndarray:
@@ -137,17 +139,28 @@ class Store:
         rows = np.array([places[name] for name in ids], dtype=np.int64)
         return {role: np.sort(rows[roles == role]) for role in ROLES}
 
+    def _sound(self, name: str) -> Path:
+        """Return the path of a file that is as it was prepared.
+
+        Raises:
+            DamagedError: it is not.
+        """
+        path = self.folder / name
+        if path.is_file():  # else whoever reads it says so
+            check_sum(path, self.sums.get(name), remedy=_anew(self.folder))
+        return path
+
     def _column(self, name: str) -> np.ndarray:
         return self.samples[name].to_numpy().astype(np.str_)
 
     @cached_property
     def _masks(self) -> np.ndarray:
-        return map_tensor(self.folder / "masks.arrow")
+        return map_tensor(self._sound("masks.arrow"))
 
     @cached_property
     def _regions(self) -> dict[tuple[int, str], list[tuple[int, tuple[float, float, float, float]]]]:
         found: dict[tuple[int, str], list[tuple[int, tuple[float, float, float, float]]]] = {}
-        for region in _read_table(self.folder / "regions.parquet").to_pylist():
+        for region in _read_table(self._sound("regions.parquet")).to_pylist():
             box = (region["x0"], region["y0"], region["x1"], region["y1"])
             found.setdefault((region["row"], region["finding"]), []).append((region["mask"], box))
         return found
@@ -158,11 +171,21 @@ def open_store(folder: Path | str) -> Store:
 
     Raises:
         DataError: the folder holds no prepared data set.
+        DamagedError: ``dataset.json`` is not what was prepared; of the other files whoever first reads them is told.
     """
     folder = Path(folder)
-    if not (folder / "dataset.json").is_file():
+    path = folder / "dataset.json"
+    if not path.is_file():
         raise DataError(f"{folder} is no prepared data set: it has no dataset.json; let the rule join_parts write it")
-    return Store(folder, info_from_json(read_json(folder / "dataset.json")))
+    sums = read_sums(folder)
+    if not sums:
+        raise DataError(f"{folder} has no {SUMS}: {_anew(folder)}")
+    check_sum(path, sums.get(path.name), remedy=_anew(folder))
+    return Store(folder, info_from_json(read_json(path)), sums)
+
+
+def _anew(folder: Path) -> str:
+    return f"delete {folder} so that the data set is prepared anew"
 
 
 def info_to_json(info: DataInfo) -> dict[str, Any]:
@@ -288,11 +311,11 @@ def map_tensor(path: Path | str) -> np.ndarray:
 
 
 def write_table(columns: dict[str, Any], path: Path) -> None:
-    """Write columns as a parquet table."""
+    """Write columns as a parquet table, with checksums of its pages."""
     import pyarrow as pa
     from pyarrow import parquet
 
-    parquet.write_table(pa.table(columns), path)
+    parquet.write_table(pa.table(columns), path, write_page_checksum=True)
 
 
 def _read_table(path: Path) -> pa.Table:
@@ -300,6 +323,6 @@ def _read_table(path: Path) -> pa.Table:
     from pyarrow import parquet
 
     try:
-        return parquet.read_table(path)
-    except (pa.ArrowException, FileNotFoundError) as error:
+        return parquet.read_table(path, page_checksum_verification=True)
+    except (pa.ArrowException, OSError) as error:  # what fails a checksum is an OSError
         raise DataError(f"{path} cannot be read ({error}): delete it so that it is written anew") from error

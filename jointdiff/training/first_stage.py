@@ -125,11 +125,10 @@ def encode_latents(
     count = data.info.samples
     with atomic_path(out) as aside, Progress("encode", total=count, unit="images") as progress:
         shape = (count, codec.size, codec.size, codec.channels)
-        latents = np.lib.format.open_memmap(aside, mode="w+", dtype=np.float16, shape=shape)
-        done = 0
-        for images in image_batches(data.images, np.arange(count), batch_size=batch_size, device=target):
-            codes = codec.encode(images).permute(0, 2, 3, 1)
-            latents[done : done + len(codes)] = codes.half().cpu().numpy()
-            done += len(codes)
-            progress.advance(len(codes))
-        latents.flush()
+        # In order, not through a memory map: a full disk is then an error and not the end of the process.
+        header = {"descr": np.lib.format.dtype_to_descr(np.dtype(np.float16)), "fortran_order": False, "shape": shape}
+        with aside.open("wb") as file:
+            np.lib.format.write_array_header_1_0(file, header)
+            for images in image_batches(data.images, np.arange(count), batch_size=batch_size, device=target):
+                file.write(codec.encode(images).permute(0, 2, 3, 1).half().cpu().contiguous().numpy().data)
+                progress.advance(len(images))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import logging
 import math
 import resource
 import shutil
@@ -24,7 +25,7 @@ from jointdiff.data.augment import Views
 from jointdiff.data.source import Augmentations, DataInfo
 from jointdiff.data.store import Store, open_store
 from jointdiff.devices import describe, pick_device, pick_precision
-from jointdiff.files import atomic_path, sha256, write_json
+from jointdiff.files import atomic_path, explain_trouble, remove_leftovers, sha256, write_json
 from jointdiff.method import Batch, Method, MethodSettings, Trainable
 from jointdiff.models import load_model, save_model
 from jointdiff.nets.autoencoder import Autoencoder
@@ -37,10 +38,12 @@ from jointdiff.training.averaging import averaged_copy, update_average
 from jointdiff.training.checkpoint import TrainingState, restore_checkpoint, save_checkpoint
 from jointdiff.training.compute import steps_and_gflop
 from jointdiff.training.feed import Feed
+from jointdiff.training.preemption import Interrupted, PreemptedError, Preemption
 from jointdiff.training.previews import FOLDER, draw_preview
 from jointdiff.training.shares import Shares
 
 T = TypeVar("T", bound=Trainable)
+log = logging.getLogger(__name__)
 
 CHECKPOINT, METRICS = "checkpoint.safetensors", "metrics.jsonl"
 NO_AUGMENTATIONS = Augmentations(max_shift=0.0)  # latents are not to be shifted: no image has such latents
@@ -73,7 +76,8 @@ def train(
     Raises:
         ConfigError: the settings do not fit the method or the data, or it cannot begin with the network of ``start``.
         ValueError: there is an autoencoder without latents, or latents without one.
-        TrainingDivergedError: a loss term is NaN or infinite; names the step, the terms and the last checkpoint.
+        TrainingDivergedError: a loss term is NaN or infinite; names the steps, the terms and the last checkpoint.
+        PreemptedError: the process was told to end, and its state is kept.
     """
     out, data = Path(out), open_store(store)
     roles = data.split_rows(split)
@@ -189,7 +193,8 @@ def fit(
     """Run the loop; return the averaged weights that validated best, the lines of metrics.jsonl, and what it cost.
 
     Raises:
-        TrainingDivergedError: a loss term is NaN or infinite; names the step, the terms and the last checkpoint.
+        TrainingDivergedError: a loss term is NaN or infinite; names the steps, the terms and the last checkpoint.
+        PreemptedError: the process was told to end, and its state is kept.
     """
     device = pick_device(plan.device)
     precision = pick_precision(plan.precision, device)
@@ -250,10 +255,16 @@ def fit(
     state.mkdir(parents=True, exist_ok=True)
     checkpoint, metrics = state / CHECKPOINT, state / METRICS
     resumed = restore_checkpoint(checkpoint, now, key=key)
+    first = now.progress["step"]
     shares.count = now.progress.get("micro_batches", shares.count)
     accelerator.wait_for_everyone()  # all have read what the leader is about to replace
     if leads:
-        _keep_until(metrics, now.progress["step"] if resumed else -1)
+        for path in (checkpoint, metrics):
+            remove_leftovers(path)
+        with atomic_path(metrics) as aside:  # without the lines that an interrupted run wrote after its checkpoint
+            aside.write_text(now.progress.get("lines", ""))
+        if resumed:
+            log.info("%s: goes on after step %d of %d", label, first, steps)
         if previews is not None and not resumed:
             shutil.rmtree(previews, ignore_errors=True)
     judged = roles["validation"]
@@ -265,12 +276,56 @@ def fit(
         prepared = shares.prepare(optimiser)
 
     started, saved = time.monotonic() - now.progress["seconds"], time.monotonic()
-    first, since = now.progress["step"], 0
-    sums: dict[str, torch.Tensor] = {}
+    pause = plan.checkpoint_seconds
+    since, sums = now.progress.get("since", 0), now.sums  # steps since the last line, and what their terms add up to
+
+    def keep(done: int) -> None:
+        now.sums = sums
+        now.progress.update(
+            step=done,
+            since=since,
+            seconds=time.monotonic() - started,
+            micro_batches=shares.count,
+            lines=metrics.read_text(),
+        )
+        save_checkpoint(checkpoint, now, key=key)
+
+    def judge(done: int) -> None:
+        now.progress["judging"] = True  # until it is done; a checkpoint that comes first says that it is due
+        try:
+            scores = _validate(
+                averaged,
+                feed,
+                judged,
+                autocast=accelerator.autocast,
+                batch_size=4 * plan.batch_size,
+                preemption=preemption,
+            )
+        except Interrupted:
+            return
+        now.progress["judging"] = False
+        score = next(iter(scores.values()))
+        # On a tie the later weights win: few validation images saturate early. Labels do not choose an encoder that is
+        # to see none.
+        chosen = now.progress["best"] is None or score >= now.progress["best"]
+        if chosen or not trained.encoder_sees_labels:
+            now.progress.update(best=score, best_step=done)
+            now.best = {name: value.clone() for name, value in averaged.state_dict().items()}
+        _write(metrics, step=done, images=done * plan.batch_size, split="validation", **scores)
+        if plan.previews and previews is not None and isinstance(averaged, Method):
+            with accelerator.autocast():
+                draw_preview(averaged, previews, step=done, count=plan.previews, seed=seed)
+        if track is not None:
+            track(metrics)
+
     with (
         Progress(label, total=steps, unit="steps", done=first, silent=not leads) as progress,
-        metrics.open("a") as lines,
+        Preemption(processes=accelerator.num_processes) as preemption,
     ):
+        if leads and now.progress.get("judging"):
+            judge(first)
+            if now.progress["judging"]:
+                raise PreemptedError(label, first)
         for step in range(first, steps):
             trained.train()
             terms = shares.backward(step, functools.partial(share_of, step, steps), views, averaged)
@@ -289,33 +344,28 @@ def fit(
             done = step + 1
             progress.advance()
             if done % plan.log_every == 0 or done == steps:
-                means = {name: value.item() / since for name, value in sums.items()}
-                _check_finite(means, step=done, checkpoint=checkpoint)
+                means = _finite_means(sums, since, done=done, checkpoint=checkpoint, kept=now.progress["step"])
                 if leads:
-                    _write(lines, step=done, images=done * plan.batch_size, split="train", **means)
+                    _write(metrics, step=done, images=done * plan.batch_size, split="train", **means)
                 sums, since = {}, 0
             if leads and (done % plan.validate_every == 0 or done == steps):
-                scores = _validate(
-                    averaged, feed, judged, autocast=accelerator.autocast, batch_size=4 * plan.batch_size
-                )
-                score = next(iter(scores.values()))
-                # On a tie the later weights win: few validation images saturate early. Labels do not choose an encoder
-                # that is to see none.
-                chosen = now.progress["best"] is None or score >= now.progress["best"]
-                if chosen or not trained.encoder_sees_labels:
-                    now.progress.update(best=score, best_step=done)
-                    now.best = {name: value.clone() for name, value in averaged.state_dict().items()}
-                _write(lines, step=done, images=done * plan.batch_size, split="validation", **scores)
-                if plan.previews and previews is not None and isinstance(averaged, Method):
-                    with accelerator.autocast():
-                        draw_preview(averaged, previews, step=done, count=plan.previews, seed=seed)
-                if track is not None:
-                    track(metrics)
-            # Only between log windows, so that a resumed run also writes the same lines.
-            if leads and since == 0 and time.monotonic() - saved >= plan.checkpoint_seconds and done < steps:
-                now.progress.update(step=done, seconds=time.monotonic() - started, micro_batches=shares.count)
-                save_checkpoint(checkpoint, now, key=key)
+                judge(done)
+            # An end that is asked for comes after any step, also amid a log window, whose sums are kept.
+            if preemption.asked() and (done < steps or now.progress.get("judging")):
+                if leads:
+                    if since:
+                        _finite_means(sums, since, done=done, checkpoint=checkpoint, kept=now.progress["step"])
+                    keep(done)
+                if done < steps:  # else the others are done
+                    accelerator.wait_for_everyone()
+                raise PreemptedError(label, done)
+            # Otherwise between log windows, whose terms are known to be numbers.
+            if leads and since == 0 and time.monotonic() - saved >= pause and done < steps:
+                began = time.monotonic()
+                keep(done)
                 saved = time.monotonic()
+                if plan.checkpoint_seconds:  # a large network's takes long: then rarely, so that it costs 2 % at most
+                    pause = max(plan.checkpoint_seconds, 49.0 * (saved - began))
 
     seconds = time.monotonic() - started
     if now.best:
@@ -374,12 +424,22 @@ def _weights_digest(model: Path) -> str:
 
 @torch.no_grad()
 def _validate(
-    averaged: Trainable, feed: Feed, rows: np.ndarray, *, autocast: Callable[..., Any], batch_size: int
+    averaged: Trainable,
+    feed: Feed,
+    rows: np.ndarray,
+    *,
+    autocast: Callable[..., Any],
+    batch_size: int,
+    preemption: Preemption,
 ) -> dict[str, float]:
-    """Return what the averaged weights say of some rows, at most ``batch_size`` at a time."""
+    """Return what the averaged weights say of some rows, at most ``batch_size`` at a time.
+
+    Raises:
+        Interrupted: the process is told to end.
+    """
     parts = np.array_split(rows, math.ceil(len(rows) / batch_size))
     with autocast():
-        return averaged.validate(map(feed.images, parts), feed.store.labels[rows])
+        return averaged.validate(preemption.watch(map(feed.images, parts)), feed.store.labels[rows])
 
 
 def _digest(data: Store, roles: dict[str, np.ndarray], latents: Path | str | None) -> str:
@@ -417,30 +477,29 @@ def _schedule(settings: MethodSettings, *, step: int, steps: int) -> float:
     return math.cos(7.0 * math.pi / 16.0 * step / steps) if settings.schedule == "cosine" else 1.0
 
 
-def _check_finite(means: dict[str, float], *, step: int, checkpoint: Path) -> None:
+def _finite_means(
+    sums: dict[str, torch.Tensor], since: int, *, done: int, checkpoint: Path, kept: int
+) -> dict[str, float]:
+    """Return the means of the terms over the last ``since`` steps; the checkpoint is of step ``kept``, 0 for none.
+
+    Raises:
+        TrainingDivergedError: one of them is NaN or infinite.
+    """
+    means = {name: value.item() / since for name, value in sums.items()}
     broken = [name for name, value in means.items() if not math.isfinite(value)]
     if broken:
-        good = f"the last good checkpoint is {checkpoint}" if checkpoint.is_file() else "no checkpoint was written yet"
+        good = f"the last good checkpoint is {checkpoint}, of step {kept}" if kept else "no checkpoint was written yet"
         raise TrainingDivergedError(
-            f"{', '.join(broken)} not finite within the steps up to {step}; {good}; "
+            f"{', '.join(broken)} not finite within the steps {done - since + 1} to {done}; {good}; "
             "lower the method's learning_rate or use training.precision: fp32"
         )
+    return means
 
 
-def _write(lines: Any, **values: Any) -> None:
-    lines.write(json.dumps({k: round(v, 6) if isinstance(v, float) else v for k, v in values.items()}) + "\n")
-    lines.flush()
-
-
-def _keep_until(metrics: Path, step: int) -> None:
-    """Drop the lines that an interrupted run wrote after its last checkpoint."""
-    kept = []
-    if metrics.is_file():
-        for line in metrics.read_text().splitlines(keepends=True):
-            if line.endswith("\n") and json.loads(line)["step"] <= step:
-                kept.append(line)
-    with atomic_path(metrics) as aside:
-        aside.write_text("".join(kept))
+def _write(metrics: Path, **values: Any) -> None:
+    line = json.dumps({k: round(v, 6) if isinstance(v, float) else v for k, v in values.items()}) + "\n"
+    with explain_trouble(metrics), metrics.open("a") as lines:
+        lines.write(line)
 
 
 def _peak_memory(device: torch.device) -> float:

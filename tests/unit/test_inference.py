@@ -14,7 +14,7 @@ from jointdiff.data.store import open_store
 from jointdiff.evaluate.generation import score_generated
 from jointdiff.evaluate.votes_file import read_votes
 from jointdiff.explain.localisation import score_explanations
-from jointdiff.files import read_json
+from jointdiff.files import read_json, write_sums
 from jointdiff.inference.classify import classify, classify_by_votes
 from jointdiff.inference.explain import explain
 from jointdiff.inference.generate import generate, wanted_labels
@@ -318,6 +318,7 @@ def test_a_data_set_without_regions_is_still_explained(cells, tmp_path):
         (folder / file.name).write_bytes(file.read_bytes())
     info = read_json(folder / "dataset.json")
     (folder / "dataset.json").write_text(json.dumps({**info, "has_regions": False}))
+    write_sums(folder)
     edits = run_explain(cells, tmp_path, "joint", ["counterfactual"], store=folder)
     assert len(edits["sample"]) > 0
 

@@ -44,6 +44,7 @@ from jointdiff.data.source import (
 )
 from jointdiff.data.sources import busi, fashion_mnist
 from jointdiff.data.store import map_tensor, open_store, tensor_file
+from jointdiff.files import DamagedError, write_sums
 
 
 def module(samples, **changes):
@@ -104,6 +105,7 @@ def test_store_gives_back_what_was_read(tmp_path):
     assert store.info.has_regions and store.info.samples == 3 and store.info.size == 8
     assert json.loads((tmp_path / "store/dataset.json").read_text())["labels"]["names"] == ["a", "b"]
     assert sorted(path.name for path in (tmp_path / "store").iterdir()) == [
+        "SHA256SUMS",
         "dataset.json",
         "images.arrow",
         "masks.arrow",
@@ -122,6 +124,7 @@ def test_augmentations_come_back_and_an_older_store_has_those_of_natural_images(
         "augmentations": {"horizontal_flip": True, "vertical_flip": False, "max_shift": 0.1}
     }
     path.write_text(json.dumps(older))
+    write_sums(tmp_path / "store")
     assert open_store(tmp_path / "store").info.augmentations == Augmentations(horizontal_flip=True, max_shift=0.1)
 
 
@@ -675,4 +678,9 @@ def test_no_store_and_damaged_store(tmp_path):
     store = prepared([sample()], tmp_path)
     (tmp_path / "store/images.arrow").write_bytes(b"ARROW1 not really")
     with pytest.raises(DataError, match="is no Arrow file"):
+        map_tensor(tmp_path / "store/images.arrow")
+    with pytest.raises(DamagedError, match=r"images\.arrow is damaged, .* delete .*store so that the data set"):
         _ = store.images
+    (tmp_path / "store/SHA256SUMS").unlink()
+    with pytest.raises(DataError, match="store has no SHA256SUMS: delete"):
+        open_store(tmp_path / "store")

@@ -296,7 +296,7 @@ def test_a_diverging_loss_names_its_term(data, tmp_path, monkeypatch):
     run = spec("supervised")
     cls = type(loop.build_method(run, open_store(data["store"]).info))
     monkeypatch.setattr(cls, "losses", lambda self, *a: {"supervised": self.net.head.weight.sum() * float("nan")})
-    with pytest.raises(TrainingDivergedError, match=r"supervised.* not finite within the steps up to 2; no checkpoint"):
+    with pytest.raises(TrainingDivergedError, match=r"supervised.* not finite within the steps 1 to 2; no checkpoint"):
         train(run, **data, out=tmp_path, state=tmp_path / "state")
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from jointdiff.config import ConfigError, RunSpec
 from jointdiff.data.store import open_store
-from jointdiff.files import read_json
+from jointdiff.files import read_json, write_sums
 from jointdiff.registry import methods
 from jointdiff.report.trials import collect_trials
 from jointdiff.training.loop import train
@@ -164,6 +164,7 @@ def relabel(data: dict[str, Path], role: str) -> None:
     columns = [f"label:{name}" for name in store.info.labels.names]
     table.loc[rows, columns] = 1.0 - table.loc[rows, columns]
     table.to_parquet(data["store"] / "samples.parquet")
+    write_sums(data["store"])
     assert (open_store(data["store"]).labels[rows] == 1.0 - store.labels[rows]).all()
 
 
