@@ -61,8 +61,8 @@ def main() -> None:
         )  # fmt: skip
         each = saving / count
         print(
-            f"{options.method}, {size:.1f} MiB a checkpoint: {1000 * each:.0f} ms each ({1000 * working / count:.0f} ms "
-            f"of CPU); every {due:g} s that is {100 * each / (due + each):.2f} % of the time"
+            f"{options.method}, {size:.1f} MiB a checkpoint: {1000 * each:.0f} ms each "
+            f"({1000 * working / count:.0f} ms of CPU); every {due:g} s that is {100 * each / (due + each):.2f} % of the time"
         )
         print(f"the run: {count} of them took {saving:.2f} of {wall:.2f} s ({working:.2f} of {cpu:.2f} s of CPU)")
         path = folder / "big"

@@ -6,7 +6,10 @@ import os
 import signal
 import subprocess
 import time
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -63,7 +66,24 @@ def test_preempted_and_retried_beside_a_second_snakemake(tmp_path: Path) -> None
     assert_same_training(tree / CELL, tmp_path / "whole")
 
 
-def _wait_for(what, seconds: float = 180.0):
+def test_a_killed_snakemake_is_unlocked_and_goes_on(tmp_path: Path) -> None:
+    tree = copy_tree(tmp_path)
+    asked = [f"{CELL}/run.json", "--configfile", str(small(tree, tracking={"enabled": False}))]
+    with (tree / "said").open("w") as said:
+        killed = subprocess.Popen(command(tree, *asked), cwd=tree, env=environment(tree), stdout=said, stderr=said)
+    _wait_for(lambda: (tree / "resources/raw").is_dir())
+    # With all that it began, as by a power cut.
+    for process in [*psutil.Process(killed.pid).children(recursive=True), psutil.Process(killed.pid)]:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+    assert killed.wait() == -signal.SIGKILL
+    assert "--unlock" in snakemake(tree, *asked, fails=True)
+    snakemake(tree, *asked, "--unlock")
+    snakemake(tree, *asked)
+    assert read_json(tree / CELL / "run.json")["cost"]["steps"] == 6
+
+
+def _wait_for(what: Callable[[], Any], seconds: float = 180.0) -> Any:
     deadline = time.monotonic() + seconds
     while not (found := what()):
         assert time.monotonic() < deadline
