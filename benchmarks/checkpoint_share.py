@@ -2,7 +2,7 @@
 
     uv run python benchmarks/checkpoint_share.py [--method joint]
 
-A cell of config/config.yaml is trained for some steps with a checkpoint at every other log line, and the seconds inside
+A cell of config/config.yaml is trained for some steps with a checkpoint at every log line, and the seconds inside
 `save_checkpoint` are held against the time of all else in the same run: the share at `training.checkpoint_seconds` is
 one writing per so many seconds. The loop writes more rarely where that would be above 2 %.
 """
@@ -62,7 +62,8 @@ def main() -> None:
         each = saving / count
         print(
             f"{options.method}, {size:.1f} MiB a checkpoint: {1000 * each:.0f} ms each "
-            f"({1000 * working / count:.0f} ms of CPU); every {due:g} s that is {100 * each / (due + each):.2f} % of the time"
+            f"({1000 * working / count:.0f} ms of CPU); every {due:g} s that is "
+            f"{100 * each / (due + each):.2f} % of the time"
         )
         print(f"the run: {count} of them took {saving:.2f} of {wall:.2f} s ({working:.2f} of {cpu:.2f} s of CPU)")
         path = folder / "big"
