@@ -87,6 +87,17 @@ def test_two_processes_train_as_one(data: Data, tmp_path: Path, method: str, set
     assert not list((tmp_path / "state-2").iterdir())
 
 
+def test_two_processes_train_as_one_with_half_the_bits(data: Data, tmp_path: Path) -> None:
+    run = spec("joint", 2, precision="bf16")
+    for processes in (1, 2):
+        place = {"out": tmp_path / str(processes), "state": tmp_path / f"state-{processes}"}
+        launch(partial(train, run, **data, **place), processes=processes)
+    train(spec("joint", 2), **data, out=tmp_path / "full", state=tmp_path / "state-full")
+    np.testing.assert_allclose(losses(tmp_path / "2"), losses(tmp_path / "1"), rtol=1e-3)
+    assert losses(tmp_path / "1") != losses(tmp_path / "full"), "it did compute with half the bits"
+    np.testing.assert_allclose(losses(tmp_path / "1"), losses(tmp_path / "full"), rtol=0.05)
+
+
 def test_a_training_of_two_processes_is_resumed_by_one(data: Data, tmp_path: Path) -> None:
     run = spec("joint", 2, steps=60, checkpoint_seconds=0.0)
     train(run, **data, out=tmp_path / "alone", state=tmp_path / "state-alone")
