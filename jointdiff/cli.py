@@ -245,7 +245,7 @@ def _mlflow(options: argparse.Namespace) -> None:
     where = f"http://127.0.0.1:{options.port}" if command else without_secrets(os.environ["MLFLOW_TRACKING_URI"])
     print(f"MLflow at {where}. Open in a browser:")
     for shows, address in page_links(options.results, port=options.port).items():
-        print(f"  {shows}\n    {without_secrets(address)}")
+        print(f"  {shows}\n    {address}")
     if command is None:
         return
     print(without_secrets(" ".join(command)), flush=True)

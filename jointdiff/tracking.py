@@ -283,7 +283,8 @@ def page_links(folder: Path | str, *, host: str = "127.0.0.1", port: int = 5000)
     """
     _settle_environment(PATIENCE)
     uri = tracking_uri({"uri": default_uri(folder)})
-    server = uri if uri.startswith("http") else f"http://{host}:{port}"
+    # Without a user, for whom the browser asks; the key of a shared view in what follows is no secret.
+    server = without_secrets(uri).replace("***@", "") if uri.startswith("http") else f"http://{host}:{port}"
     try:
         experiments = list_experiments(uri)
     except Exception as error:  # MLflow's, SQLAlchemy's or a driver's

@@ -11,6 +11,7 @@ import time
 import zlib
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -337,7 +338,7 @@ def test_mlflow_is_served_to_this_machine_alone_and_its_password_is_not_printed(
 ) -> None:
     started: list[list[str]] = []
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "postgresql://me:hunter2@127.0.0.1/mlflow")
-    monkeypatch.setattr(tracking, "page_links", lambda *_, **__: {"experiment x": "http://me:hunter2@127.0.0.1/#/x"})
+    monkeypatch.setattr(tracking, "list_experiments", lambda uri: [])
     monkeypatch.setattr(os, "execv", lambda program, arguments: started.append(arguments))
     cli.main(["mlflow", "--results", str(tmp_path)])
     (command,) = started
@@ -345,3 +346,14 @@ def test_mlflow_is_served_to_this_machine_alone_and_its_password_is_not_printed(
     said = capsys.readouterr().out
     assert "http://127.0.0.1:5000" in said
     assert "hunter2" not in said
+
+
+def test_links_to_a_server_bear_no_password_and_the_key_of_a_view(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The key is what makes a link show its page; nobody gets in by it."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://me:hunter2@there")
+    experiment = SimpleNamespace(name="x", experiment_id="1", tags={})
+    monkeypatch.setattr(tracking, "list_experiments", lambda uri: [experiment])
+    monkeypatch.setattr(tracking, "links", lambda server, *_: {"runs": f"{server}/#/runs?viewStateShareKey=k3y"})
+    assert tracking.page_links(tmp_path) == {"x, runs": "https://there/#/runs?viewStateShareKey=k3y"}
