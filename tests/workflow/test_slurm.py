@@ -6,6 +6,7 @@ Each test prints what became of its jobs, submitted, finished, cancelled; docs/c
 from __future__ import annotations
 
 import csv
+import os
 import re
 import shutil
 import signal
@@ -17,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.workflow.flow import copy_tree, environment, small, snakemake
+from tests.workflow.flow import SMOKE, copy_tree, environment, small, snakemake
 from tests.workflow.slurm import Slurm, of_job, running_slurm, wait_for
 
 pytestmark = [pytest.mark.workflow, pytest.mark.slurm]
@@ -55,9 +56,9 @@ def slurm() -> Iterator[Slurm]:
 
 
 @pytest.fixture(scope="module")
-def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def grid(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the workflow in which the grid has run without Slurm."""
-    folder = copy_tree(tmp_path_factory.mktemp("tree"))
+    folder = copy_tree(tmp_path_factory.mktemp("grid"))
     config = small(folder, methods=METHODS, training=TRAINING)
     threads = ("--set-threads", "train_method=2")  # as the profile says: sums depend on their number
     snakemake(folder, "results/small/scores.csv", "--configfile", str(config), *threads)
@@ -74,58 +75,58 @@ def counted(slurm: Slurm) -> Iterator[None]:
     print(f"Slurm jobs: {len(states)} submitted, {restarts} sent back by Slurm, {dict(Counter(states))}")
 
 
-def submit(tree: Path, slurm: Slurm, *arguments: str, config: str = "small.yaml") -> subprocess.Popen[str]:
+def submit(grid: Path, slurm: Slurm, *arguments: str, config: str = "small.yaml") -> subprocess.Popen[str]:
     """Start Snakemake with the profile on a copy of the workflow."""
     command = [sys.executable, "-m", "snakemake", "--workflow-profile", "profiles/slurm", "--cores", "2"]
-    known = environment(tree)
+    known = environment(grid)
     return subprocess.Popen(
         [*command, *arguments, "--configfile", config, *QUICK],
-        cwd=tree, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        cwd=grid, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         env={**known, **slurm.environment, "PATH": f"{slurm.folder / 'bin'}:{known['PATH']}"},
         # Tests that run in the background of a shell ignore Ctrl-C, and all that they start would as well.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
 
 
-def said(running: subprocess.Popen[str], *, fails: bool = False) -> str:
+def said(running: subprocess.Popen[str], *, fails: bool = False, seconds: float = 600) -> str:
     """Wait for Snakemake and return all that it said."""
     try:
-        text = running.communicate(timeout=600)[0]
+        text = running.communicate(timeout=seconds)[0]
     finally:
         running.kill()
     assert (running.returncode != 0) == fails, text[-8000:]
     return text
 
 
-def take_away(tree: Path, cell: str) -> list[bytes]:
+def take_away(grid: Path, cell: str) -> list[bytes]:
     """Remove what a training left, and return the weights and the curves that it must give again."""
-    kept = trained(tree, cell)
-    shutil.rmtree(tree / cell)
+    kept = trained(grid, cell)
+    shutil.rmtree(grid / cell)
     return kept
 
 
-def trained(tree: Path, cell: str) -> list[bytes]:
-    return [(tree / cell / name).read_bytes() for name in ("model/model.safetensors", "metrics.jsonl")]
+def trained(grid: Path, cell: str) -> list[bytes]:
+    return [(grid / cell / name).read_bytes() for name in ("model/model.safetensors", "metrics.jsonl")]
 
 
-def in_the_middle(tree: Path, slurm: Slurm) -> str:
+def in_the_middle(grid: Path, slurm: Slurm) -> str:
     """Wait until the only training has written a checkpoint, and return its Slurm job."""
-    wait_for(lambda: list(tree.glob("state/*/checkpoint.safetensors")), "a checkpoint", seconds=180)
+    wait_for(lambda: list(grid.glob("state/*/checkpoint.safetensors")), "a checkpoint", seconds=180)
     (job,) = slurm.jobs("RUNNING")
     return job
 
 
-def numbers(tree: Path) -> list[dict[str, str]]:
-    with (tree / "results/small/scores.csv").open(newline="") as stream:
+def numbers(folder: Path, experiment: str = "small") -> list[dict[str, str]]:
+    with (folder / "results" / experiment / "scores.csv").open(newline="") as stream:
         return [row for row in csv.DictReader(stream) if not MEASURED.search(row["metric"])]
 
 
-def test_a_grid_gives_the_numbers_of_this_machine(tree: Path, slurm: Slurm, tmp_path: Path, counted: None) -> None:
+def test_a_grid_gives_the_numbers_of_this_machine(grid: Path, slurm: Slurm, tmp_path: Path, counted: None) -> None:
     away = copy_tree(tmp_path)
-    shutil.copy(tree / "small.yaml", away)
+    shutil.copy(grid / "small.yaml", away)
     text = said(submit(away, slurm, "results/small/scores.csv"))
-    assert numbers(away) == numbers(tree)
-    assert len(numbers(tree)) > 100
+    assert numbers(away) == numbers(grid)
+    assert len(numbers(grid)) > 100
 
     logs = re.findall(r"^ +log: (\S+)$", text, flags=re.MULTILINE)
     started = re.findall(r"^ *(?:local)?rule (\w+):$", text, flags=re.MULTILINE)
@@ -137,63 +138,77 @@ def test_a_grid_gives_the_numbers_of_this_machine(tree: Path, slurm: Slurm, tmp_
     assert sum(count for kind, count in kinds.items() if kind.startswith("group_scores")) == 1, "six steps in one job"
 
 
-def test_an_interrupted_snakemake_cancels_its_jobs(tree: Path, slurm: Slurm, counted: None) -> None:
-    (tree / "long").mkdir()
-    long = small(tree / "long", name="long", methods=METHODS, training={**TRAINING, "steps": 1_000_000})
+@pytest.mark.skipif(not os.environ.get("JOINTDIFF_WHOLE_GRID"), reason="ten minutes more: set JOINTDIFF_WHOLE_GRID")
+@pytest.mark.timeout(3000)
+def test_the_whole_smoke_grid_gives_the_numbers_of_this_machine(
+    tree: Path, slurm: Slurm, tmp_path: Path, counted: None
+) -> None:
+    away = copy_tree(tmp_path)
+    threads = [f"{rule}=1" for rule in ("train_autoencoder", "train_method", "train_first")]  # as on this machine
+    text = said(submit(away, slurm, "--set-threads", *threads, config=SMOKE), seconds=2400)
+    assert "(100%) done" in text
+    assert numbers(away, "smoke") == numbers(tree, "smoke")
+    assert len(numbers(tree, "smoke")) > 500
+    assert (away / "results/smoke/report.html").is_file()
+
+
+def test_an_interrupted_snakemake_cancels_its_jobs(grid: Path, slurm: Slurm, counted: None) -> None:
+    (grid / "long").mkdir()
+    long = small(grid / "long", name="long", methods=METHODS, training={**TRAINING, "steps": 1_000_000})
 
     cells = [f"{CELL.format(method)}/run.json".replace("small", "long") for method in ("supervised", "slower")]
-    running = submit(tree, slurm, *cells, config=str(long))
-    wait_for(lambda: len(list(tree.glob("state/*/checkpoint.safetensors"))) == 2, "two trainings", seconds=180)
+    running = submit(grid, slurm, *cells, config=str(long))
+    wait_for(lambda: len(list(grid.glob("state/*/checkpoint.safetensors"))) == 2, "two trainings", seconds=180)
     sent = slurm.jobs("RUNNING")
     running.send_signal(signal.SIGINT)
     said(running, fails=True)
     wait_for(lambda: not slurm.jobs(), "an empty queue")
     assert [slurm.state(job) for job in sent] == ["CANCELLED", "CANCELLED"]
     wait_for(lambda: not [process for process in slurm.processes() if of_job(process)], "the end of its processes")
-    shutil.rmtree(tree / "state")
+    shutil.rmtree(grid / "state")
 
 
-def test_a_job_without_the_memory_it_needs_is_sent_again_with_more(tree: Path, slurm: Slurm, counted: None) -> None:
+def test_a_job_without_the_memory_it_needs_is_sent_again_with_more(grid: Path, slurm: Slurm, counted: None) -> None:
     before, cell = set(slurm.jobs("all")), CELL.format("supervised")
-    expected = take_away(tree, cell)
+    expected = take_away(grid, cell)
     more = "train_method:mem_mb=100 if attempt == 1 else 8000"
-    text = said(submit(tree, slurm, f"{cell}/run.json", "--set-resources", more))
+    text = said(submit(grid, slurm, f"{cell}/run.json", "--set-resources", more))
     assert text.count("Trying to restart job") == 1
     asked = {job: slurm.of(job, "MinMemoryNode") for job in slurm.jobs("all") if job not in before}
     assert list(asked.values()) == ["100M", "8000M"]
-    assert trained(tree, cell) == expected
+    assert trained(grid, cell) == expected
 
 
 @pytest.mark.parametrize(("how", "state"), [("KILL", "CANCELLED"), ("TERM", "FAILED")])
-def test_a_training_that_was_ended_goes_on(tree: Path, slurm: Slurm, counted: None, how: str, state: str) -> None:
+def test_a_training_that_was_ended_goes_on(grid: Path, slurm: Slurm, counted: None, how: str, state: str) -> None:
     cell = CELL.format("slower")
-    expected = take_away(tree, cell)
-    running = submit(tree, slurm, f"{cell}/run.json")
-    job = in_the_middle(tree, slurm)
+    expected = take_away(grid, cell)
+    running = submit(grid, slurm, f"{cell}/run.json")
+    job = in_the_middle(grid, slurm)
     slurm.ask("scancel", f"--signal={how}", job)
     text = said(running)
     assert text.count("Trying to restart job") == 1
     assert slurm.state(job) == state
-    assert trained(tree, cell) == expected
+    assert trained(grid, cell) == expected
 
 
-def test_a_node_that_goes_down_and_returns_loses_nothing(tree: Path, slurm: Slurm, counted: None) -> None:
+def test_a_node_that_goes_down_and_returns_loses_nothing(grid: Path, slurm: Slurm, counted: None) -> None:
     cell = CELL.format("supervised")
-    expected = take_away(tree, cell)
-    running = submit(tree, slurm, f"{cell}/run.json")
-    job = in_the_middle(tree, slurm)
+    expected = take_away(grid, cell)
+    running = submit(grid, slurm, f"{cell}/run.json")
+    job = in_the_middle(grid, slurm)
     slurm.lose_node()
     wait_for(lambda: slurm.state(job) == "PENDING", "the job in the queue again")
     slurm.start_node()
     text = said(running)
     assert "Trying to restart job" not in text, "Slurm did"
     assert (slurm.state(job), slurm.of(job, "Restarts")) == ("COMPLETED", "1")
-    assert trained(tree, cell) == expected
+    assert trained(grid, cell) == expected
 
 
-def test_a_training_asks_for_a_gpu_that_the_login_node_lacks(tree: Path, slurm: Slurm, counted: None) -> None:
-    (tree / "auto").mkdir()
-    config = small(tree / "auto", name="auto", methods=METHODS, training={"steps": 4, "device": "auto"})
+def test_a_training_asks_for_a_gpu_that_the_login_node_lacks(grid: Path, slurm: Slurm, counted: None) -> None:
+    (grid / "auto").mkdir()
+    config = small(grid / "auto", name="auto", methods=METHODS, training={"steps": 4, "device": "auto"})
     cell = CELL.format("supervised").replace("small", "auto")
-    text = said(submit(tree, slurm, f"{cell}/run.json", "--retries", "0", config=str(config)), fails=True)
+    text = said(submit(grid, slurm, f"{cell}/run.json", "--retries", "0", config=str(config)), fails=True)
     assert "SLURM sbatch failed" in text and "--gpus=1" in text, "this Slurm has no GPU either"
