@@ -121,7 +121,8 @@ def choose_settings(trials: Iterable[Path | str], out: Path | str) -> None:
     if not scored:
         where = "{method} on {dataset}, labels {labels}, seed {seed}".format(**tried[0])
         raise ValueError(f"no trial of {where} ended with a score. The first: {tried[0]['failed']}")
-    best = max(scored, key=lambda trial: trial["best_validation"])  # the first of equals
+    # Rounded, so that the order of a sum does not make one of two equals the better; max takes the first of them.
+    best = max(scored, key=lambda trial: round(trial["best_validation"], 9))
     write_json(
         out,
         {

@@ -84,8 +84,9 @@ def write_trial(folder: Path, trial: int, score: float | None) -> Path:
 
 @pytest.mark.parametrize(
     ("scores", "chosen"),
-    [([0.6, 0.7, 0.5], 1), ([0.7, 0.7, 0.7], 0), ([0.6, 0.7, 0.7], 1), ([None, 0.4, 0.3], 1), ([0.6, None, None], 0)],
-)
+    [([0.6, 0.7, 0.5], 1), ([0.7, 0.7, 0.7], 0), ([0.6, 0.7, 0.7], 1), ([None, 0.4, 0.3], 1), ([0.6, None, None], 0),
+     ([0.1 + 0.2, 0.3, 0.0], 0), ([0.3, 0.1 + 0.2, 0.0], 0)],
+)  # fmt: skip
 def test_the_best_validated_trial_is_chosen_and_the_earlier_of_equals(tmp_path, scores, chosen):
     paths = [write_trial(tmp_path, trial, score) for trial, score in enumerate(scores)]
     choose_settings(paths[::-1], tmp_path / "tuning.json")
