@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,10 @@ from snakemake_interface_executor_plugins.registry import ExecutorPluginRegistry
 from tests.conftest import ROOT
 from tests.workflow.flow import copy_tree, small, snakemake
 
+needs_plugins = pytest.mark.skipif(
+    any(find_spec(f"snakemake_executor_plugin_{name}") is None for name in ("slurm", "kubernetes")),
+    reason="needs Snakemake's plugins: uv run --group cluster pytest tests/workflow/test_profiles.py",
+)
 PROFILES = sorted(path.parent.name for path in ROOT.glob("profiles/*/config.yaml"))
 # What a dry run asks about what is there already: a bucket would have to answer.
 HERE = ("--default-storage-provider", "fs", "--default-storage-prefix", "stored")
@@ -47,11 +52,13 @@ def test_the_rules_that_it_names_exist(profile: str) -> None:
     assert set(settings.get("group-components", {})) == set(settings.get("groups", {}).values())
 
 
+@needs_plugins
 def test_slurm_has_its_settings() -> None:
     settings = executor_settings("slurm")
     assert settings.requeue and settings.init_seconds_before_status_checks == 20
 
 
+@needs_plugins
 def test_kubernetes_has_its_settings() -> None:
     settings, arguments = executor_settings("kubernetes"), read("kubernetes")
     assert [(volume.name, volume.path) for volume in settings.persistent_volumes] == [
@@ -61,6 +68,7 @@ def test_kubernetes_has_its_settings() -> None:
     assert arguments.container_image
 
 
+@needs_plugins
 @pytest.mark.workflow
 def test_jobs_ask_for_what_the_profile_says(tmp_path: Path) -> None:
     config = small(copy_tree(tmp_path), training={"steps": 4, "device": "auto"})

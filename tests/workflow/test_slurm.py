@@ -14,6 +14,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,14 @@ import pytest
 from tests.workflow.flow import SMOKE, copy_tree, environment, small, snakemake
 from tests.workflow.slurm import Slurm, of_job, running_slurm, wait_for
 
-pytestmark = [pytest.mark.workflow, pytest.mark.slurm]
+pytestmark = [
+    pytest.mark.workflow,
+    pytest.mark.slurm,
+    pytest.mark.skipif(
+        find_spec("snakemake_executor_plugin_slurm") is None,
+        reason="needs Snakemake's plugin: uv run --group cluster pytest tests/workflow/test_slurm.py",
+    ),
+]
 
 TINY = {"depth": 10, "width": 1}
 METHODS = {
@@ -72,6 +80,7 @@ def counted(slurm: Slurm) -> Iterator[None]:
     yield
     states = [slurm.state(job) for job in slurm.jobs("all") if job not in before]
     restarts = sum(int(slurm.of(job, "Restarts")) for job in slurm.jobs("all") if job not in before)
+    # Slurm forgets a job five minutes after its end, so that a long test sees its last jobs alone.
     print(f"Slurm jobs: {len(states)} submitted, {restarts} sent back by Slurm, {dict(Counter(states))}")
 
 

@@ -242,7 +242,14 @@ def kill_training(running: subprocess.Popen[Any], folder: Path) -> bool:
 
 
 def test_without_tex_the_tables_are_made_and_the_paper_is_left_out(tree: Path, tmp_path: Path) -> None:
-    for tool in ("sh", "bash", "uname", "git", "rm"):
+    for tool in (
+        "sh",
+        "bash",
+        "uname",
+        "git",
+        "rm",
+        "which",
+    ):  # the last for Snakemake's plugin for Slurm, if it is there
         if found := shutil.which(tool):
             (tmp_path / tool).symlink_to(found)
     path = f"{tmp_path}:{Path(sys.executable).parent}"
