@@ -21,10 +21,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from noise import noise_info
 
 from jointdiff.data.augment import Views
 from jointdiff.data.prepare import prepare_source
-from jointdiff.data.source import Augmentations, DataInfo, LabelSpec, Sample, Source
+from jointdiff.data.source import LabelSpec, Sample, Source
 from jointdiff.data.splits import draw_roles
 from jointdiff.evaluate.classification import Predictions
 from jointdiff.evaluate.distances import density_coverage
@@ -86,17 +87,7 @@ def splitting(images: int, *, findings: int = 14) -> Iterator[Work]:
 @contextmanager
 def training(size: int, *, findings: int = 4, attention_at: tuple[int, ...] = ()) -> Iterator[Work]:
     """Take a joint step of 16 + 16 images, forward and backward."""
-    info = DataInfo(
-        name="noise",
-        title="Noise",
-        labels=LabelSpec("multi_label", names(findings)),
-        channels=1,
-        size=size,
-        augmentations=Augmentations(max_shift=0.0),
-        samples=1,
-        digest="",
-        has_regions=False,
-    )
+    info = noise_info(size, names=names(findings))
     settings = JointDiffusion.Settings(
         width=16, multipliers=(1, 2), blocks=1, attention_at=attention_at, classifier_input="clean"
     )
@@ -115,19 +106,7 @@ def training(size: int, *, findings: int = 4, attention_at: tuple[int, ...] = ()
 @contextmanager
 def sampling(images: int) -> Iterator[Work]:
     """Draw images of 16 px in two steps."""
-    with training(16) as step:
-        step()
-    info = DataInfo(
-        name="noise",
-        title="Noise",
-        labels=LabelSpec("multi_label", names(2)),
-        channels=1,
-        size=16,
-        augmentations=Augmentations(),
-        samples=1,
-        digest="",
-        has_regions=False,
-    )
+    info = noise_info(16)
     method = JointDiffusion(
         info, JointDiffusion.Settings(width=16, multipliers=(1, 2), blocks=1, attention_at=())
     ).eval()

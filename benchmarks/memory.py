@@ -16,25 +16,7 @@ import subprocess
 import sys
 from typing import Any
 
-CASES: dict[str, dict[str, Any]] = {  # of training_step.py; latents are handed over as they are
-    "small": {"size": 28, "channels": 1, "width": 32, "multipliers": (1, 2, 2), "blocks": 3, "attention_at": (14, 7)},
-    "pixels": {
-        "size": 32,
-        "channels": 1,
-        "width": 128,
-        "multipliers": (1, 2, 2, 2),
-        "blocks": 3,
-        "attention_at": (16, 8),
-    },
-    "latents": {
-        "size": 32,
-        "channels": 4,
-        "width": 256,
-        "multipliers": (1, 2, 4),
-        "blocks": 2,
-        "attention_at": (32, 16, 8),
-    },
-}
+from noise import UNETS, noise_info
 
 
 def resident_mib() -> float:
@@ -48,26 +30,15 @@ def measure(case: str, batch: int, parts: int) -> None:
     from accelerate import Accelerator
 
     from jointdiff.data.augment import Views
-    from jointdiff.data.source import Augmentations, DataInfo, LabelSpec
     from jointdiff.devices import pick_device, pick_precision
     from jointdiff.method import Batch
     from jointdiff.methods.joint import JointDiffusion
     from jointdiff.training.averaging import averaged_copy, update_average
     from jointdiff.training.shares import Shares
 
-    device, shape = pick_device("auto"), dict(CASES[case])
+    device, shape = pick_device("auto"), dict(UNETS[case])
     size, channels = shape.pop("size"), shape.pop("channels")
-    info = DataInfo(
-        name="noise",
-        title="Noise",
-        labels=LabelSpec("multi_label", ("a", "b")),
-        channels=channels,
-        size=size,
-        augmentations=Augmentations(max_shift=0.0),
-        samples=1,
-        digest="",
-        has_regions=False,
-    )
+    info = noise_info(size, channels=channels)
     before = resident_mib()
     method: Any = JointDiffusion(info, JointDiffusion.Settings(**shape, classifier_input="clean")).to(device).train()
     if device.type == "cuda":
@@ -108,7 +79,7 @@ def peak_of(case: str, batch: int, parts: int) -> float | None:
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--case", choices=CASES, default="small")
+    parser.add_argument("--case", choices=UNETS, default="small")
     parser.add_argument("--batch", type=int, default=64, help="labelled images, and as many unlabelled ones")
     parser.add_argument("--parts", type=int, nargs="+", default=[1, 2, 4, 8], help="parts of the batch (micro_batches)")
     parser.add_argument("--largest", action="store_true", help="double the batch until it does not fit")

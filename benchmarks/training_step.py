@@ -26,11 +26,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-CASES: dict[str, dict[str, Any]] = {
-    "small": {"size": 28, "width": 32, "multipliers": (1, 2, 2), "blocks": 3, "attention_at": (14, 7)},
-    "pixels": {"size": 32, "width": 128, "multipliers": (1, 2, 2, 2), "blocks": 3, "attention_at": (16, 8)},
-    "latents": {"size": 256, "width": 256, "multipliers": (1, 2, 4), "blocks": 2, "attention_at": (32, 16, 8)},
-}
+from noise import UNETS, noise_info
 
 
 @dataclass(frozen=True)
@@ -75,19 +71,18 @@ class Steps:
         import torch
 
         from jointdiff.data.augment import Views
-        from jointdiff.data.source import Augmentations, DataInfo, LabelSpec
         from jointdiff.devices import pick_device
         from jointdiff.methods.joint import JointDiffusion
         from jointdiff.training.averaging import averaged_copy
 
-        shape = dict(CASES[case])
+        shape = dict(UNETS[case])
         self.manner, self.batch, self.device = manner, batch, pick_device("auto")
         self.done = 0
         names = tuple("abcdefghij")
-        info = DataInfo(
-            name="noise", title="Noise", labels=LabelSpec("one_of_k", names), channels=1, size=shape.pop("size"),
-            augmentations=Augmentations(max_shift=0.0), samples=1, digest="", has_regions=False,
-        )  # fmt: skip
+        # Latents of 32 x 32 are those of images of 256 px; the codec says what the U-Net is given.
+        del shape["channels"]
+        size = 8 * shape.pop("size") if case == "latents" else shape.pop("size")
+        info = noise_info(size, names=names, kind="one_of_k")
         torch.manual_seed(0)
         settings = JointDiffusion.Settings(**shape, classifier_input="clean", classification_weight=0.1)
         self.codec = _codec(info, self.device) if case == "latents" else None
@@ -239,7 +234,7 @@ def work(options: argparse.Namespace) -> None:
 def main() -> None:
     """Print a line for each manner."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--case", choices=CASES, default="small")
+    parser.add_argument("--case", choices=UNETS, default="small")
     parser.add_argument("--batch", type=int, default=64, help="labelled images, and as many unlabelled ones")
     parser.add_argument("--steps", type=int, default=15, help="measured steps of each, after two others")
     parser.add_argument("--threads", type=int, default=os.cpu_count())

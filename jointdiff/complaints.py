@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
+
+# What a configuration may hold, its aliases spelled out: a grid of thousands of cells has some hundred values.
+VALUES, DEPTH = 100_000, 50
 
 
 class ConfigError(ValueError):
@@ -55,3 +58,18 @@ def _keys_at(model: type[BaseModel], location: Iterable[int | str]) -> list[str]
         else:
             kind = get_args(kind)[-1]  # values of a dict, items of a list
     return list(kind.model_fields)
+
+
+def check_extent(config: Mapping[str, Any]) -> None:
+    """Refuse a few lines of aliases that stand for billions of values, before anything walks over them all."""
+    waiting: list[tuple[Any, int]] = [(config, 0)]
+    seen = 0
+    while waiting:
+        value, depth = waiting.pop()
+        below = [*value, *value.values()] if isinstance(value, Mapping) else value if isinstance(value, list) else ()
+        seen += 1 + len(below)
+        if seen > VALUES or depth > DEPTH:
+            raise ConfigError(
+                f"more than {VALUES:,} values, or {DEPTH} levels of them: do aliases (*name) name one another?"
+            )
+        waiting += [(part, depth + 1) for part in below]

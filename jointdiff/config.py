@@ -22,7 +22,7 @@ from pydantic import (
 )
 
 from jointdiff.addresses import holds_password
-from jointdiff.complaints import ConfigError, check_known, explain
+from jointdiff.complaints import ConfigError, check_extent, check_known, explain
 from jointdiff.declared import abilities, check_settings, declared, declared_methods, tunable
 from jointdiff.lending import check_lending, check_no_label_is_handed_on
 
@@ -72,9 +72,6 @@ def _some_budgets(value: Any) -> Any:
         return _distinct([_budget_token(budget) for budget in value])
     raise ValueError(f"{value!r} is none of grid, all, or a list of label budgets, as in [200]")
 
-
-# What a configuration may hold, its aliases spelled out: a grid of thousands of cells has some hundred values.
-VALUES, DEPTH = 100_000, 50
 
 # A label budget as it stands in file names: "200", "25-per-class", "0.1", "all" or "list-published".
 BUDGET_SCHEMA = {"type": ["string", "number"]}
@@ -586,28 +583,13 @@ def parse_experiment(config: Mapping[str, Any]) -> Experiment:
     Raises:
         ConfigError: an unknown key, a value of a wrong type or range, an unknown data set, method or setting.
     """
-    _check_extent(config)
+    check_extent(config)
     try:
         experiment = Experiment.model_validate({key: value for key, value in config.items() if key != "pathvars"})
     except ValidationError as error:
         raise ConfigError(explain(error, Experiment)) from None
     _check_names(experiment)
     return experiment
-
-
-def _check_extent(config: Mapping[str, Any]) -> None:
-    """Refuse a few lines of aliases that stand for billions of values, before anything walks over them all."""
-    waiting: list[tuple[Any, int]] = [(config, 0)]
-    seen = 0
-    while waiting:
-        value, depth = waiting.pop()
-        below = [*value, *value.values()] if isinstance(value, Mapping) else value if isinstance(value, list) else ()
-        seen += 1 + len(below)
-        if seen > VALUES or depth > DEPTH:
-            raise ConfigError(
-                f"more than {VALUES:,} values, or {DEPTH} levels of them: do aliases (*name) name one another?"
-            )
-        waiting += [(part, depth + 1) for part in below]
 
 
 def _check_names(experiment: Experiment) -> None:

@@ -76,6 +76,9 @@ PREPARED = {name: f"{source_of(name)}-{data.variant}" for name, data in experime
 DATASET_OF_PREPARED = {prepared: name for name, prepared in PREPARED.items()}
 
 
+HAS_GPU = shutil.which("nvidia-smi") is not None
+
+
 def gpu(wildcards):
     """Return how many GPUs a job asks for: one where this machine has any, or where jobs run on others, which have.
 
@@ -83,7 +86,7 @@ def gpu(wildcards):
     """
     if experiment.training.device == "cpu":
         return 0
-    return int(workflow.non_local_exec or shutil.which("nvidia-smi") is not None)
+    return int(workflow.non_local_exec or HAS_GPU)
 
 
 def store(wildcards):

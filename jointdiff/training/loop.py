@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
-from accelerate.state import AcceleratorState, PartialState
+from accelerate.state import AcceleratorState
 
 from jointdiff.config import ConfigError, RunSpec, Training
 from jointdiff.data.augment import Views
@@ -26,11 +26,11 @@ from jointdiff.data.source import Augmentations, DataInfo
 from jointdiff.data.store import Store, open_store
 from jointdiff.devices import describe, pick_device, pick_precision
 from jointdiff.files import atomic_path, explain_trouble, remove_leftovers, sha256, write_json
-from jointdiff.method import Batch, Method, MethodSettings, Trainable
+from jointdiff.method import Batch, Method, Trainable
 from jointdiff.models import load_model, save_model
 from jointdiff.nets.autoencoder import Autoencoder
 from jointdiff.nets.codecs import Codec
-from jointdiff.processes import join_group
+from jointdiff.processes import join_group, leads
 from jointdiff.progress import Progress
 from jointdiff.registry import load_method
 from jointdiff.seeding import derive, rng
@@ -38,6 +38,7 @@ from jointdiff.training.averaging import averaged_copy, update_average
 from jointdiff.training.checkpoint import TrainingState, restore_checkpoint, save_checkpoint
 from jointdiff.training.compute import steps_and_gflop
 from jointdiff.training.feed import Feed
+from jointdiff.training.optimiser import build_optimiser, schedule
 from jointdiff.training.preemption import Interrupted, PreemptedError, Preemption
 from jointdiff.training.previews import FOLDER, draw_preview
 from jointdiff.training.shares import Shares
@@ -95,7 +96,7 @@ def train(
         track=track,
         previews=Path(state) / FOLDER,
     )
-    if not PartialState().is_main_process:
+    if not leads():
         return
     shutil.rmtree(out / FOLDER, ignore_errors=True)
     if (Path(state) / FOLDER).is_dir():
@@ -206,7 +207,7 @@ def fit(
         # Shares keep the buffers equal themselves; a term that comes now and then leaves weights without a gradient.
         kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False, find_unused_parameters=True)],
     )
-    device, leads = accelerator.device, accelerator.is_main_process  # who leads validates and writes
+    device, leading = accelerator.device, leads()  # who leads validates and writes
     key = f"{key} {_digest(data, roles, latents)}"
     feed = Feed(
         data,
@@ -225,7 +226,7 @@ def fit(
         trained = trained.to(memory_format=torch.channels_last)
     trained.prepare(feed.labels[torch.from_numpy(feed.labelled).to(device)], len(feed.unlabelled))
     settings = trained.settings
-    optimiser = _optimiser(trained)
+    optimiser = build_optimiser(trained)
     averaged = averaged_copy(trained)
     shares = Shares(trained, accelerator=accelerator, seed=seed, count=plan.micro_batches, batch_size=plan.batch_size)
     now = TrainingState(trained, averaged, optimiser, best={}, progress={"step": 0, "best": None, "seconds": 0.0})
@@ -258,7 +259,7 @@ def fit(
     first = now.progress["step"]
     shares.count = now.progress.get("micro_batches", shares.count)
     accelerator.wait_for_everyone()  # all have read what the leader is about to replace
-    if leads:
+    if leading:
         for path in (checkpoint, metrics):
             remove_leftovers(path)
         with atomic_path(metrics) as aside:  # without the lines that an interrupted run wrote after its checkpoint
@@ -319,10 +320,10 @@ def fit(
             track(metrics)
 
     with (
-        Progress(label, total=steps, unit="steps", done=first, silent=not leads) as progress,
+        Progress(label, total=steps, unit="steps", done=first, silent=not leading) as progress,
         Preemption(processes=accelerator.num_processes) as preemption,
     ):
-        if leads and now.progress.get("judging"):
+        if leading and now.progress.get("judging"):
             judge(first)
             if now.progress["judging"]:
                 raise PreemptedError(label, first)
@@ -331,7 +332,7 @@ def fit(
             terms = shares.backward(step, functools.partial(share_of, step, steps), views, averaged)
             norms = [accelerator.clip_grad_norm_(part, plan.clip_norm) for part in parts]
             for group in prepared.param_groups:
-                group["lr"] = group["base"] * _schedule(settings, step=step, steps=steps)
+                group["lr"] = group["base"] * schedule(settings, step=step, steps=steps)
             prepared.step()
             prepared.zero_grad(set_to_none=True)
             update_average(averaged, trained, decay=settings.ema, step=step + 1)
@@ -345,14 +346,14 @@ def fit(
             progress.advance()
             if done % plan.log_every == 0 or done == steps:
                 means = _finite_means(sums, since, done=done, checkpoint=checkpoint, kept=now.progress["step"])
-                if leads:
+                if leading:
                     _write(metrics, step=done, images=done * plan.batch_size, split="train", **means)
                 sums, since = {}, 0
-            if leads and (done % plan.validate_every == 0 or done == steps):
+            if leading and (done % plan.validate_every == 0 or done == steps):
                 judge(done)
             # An end that is asked for comes after any step, also amid a log window, whose sums are kept.
             if preemption.asked() and (done < steps or now.progress.get("judging")):
-                if leads:
+                if leading:
                     if since:
                         _finite_means(sums, since, done=done, checkpoint=checkpoint, kept=now.progress["step"])
                     keep(done)
@@ -360,7 +361,7 @@ def fit(
                     accelerator.wait_for_everyone()
                 raise PreemptedError(label, done)
             # Otherwise between log windows, whose terms are known to be numbers.
-            if leads and since == 0 and time.monotonic() - saved >= pause and done < steps:
+            if leading and since == 0 and time.monotonic() - saved >= pause and done < steps:
                 began = time.monotonic()
                 keep(done)
                 saved = time.monotonic()
@@ -372,7 +373,7 @@ def fit(
         averaged.load_state_dict(now.best)
     return (
         averaged,
-        metrics.read_bytes() if leads else b"",
+        metrics.read_bytes() if leading else b"",
         {
             "train_seconds": seconds,
             "images_per_second": steps * (labelled + unlabelled) / seconds if steps else 0.0,
@@ -451,30 +452,6 @@ def _digest(data: Store, roles: dict[str, np.ndarray], latents: Path | str | Non
     if latents is not None:
         digest.update(sha256(latents).encode())
     return digest.hexdigest()[:16]
-
-
-def _optimiser(trained: Trainable) -> torch.optim.Optimizer | None:
-    settings, other = trained.settings, trained.learning_rates()
-    groups: dict[tuple[float, float], list[torch.nn.Parameter]] = {}
-    for name, weight in trained.named_parameters():
-        if weight.requires_grad:
-            rate = other.get(name.partition(".")[0], settings.learning_rate)
-            # Norms and biases are not decayed, as in USB.
-            groups.setdefault((rate, settings.weight_decay if weight.ndim > 1 else 0.0), []).append(weight)
-    if not groups:
-        return None
-    kinds = [
-        {"params": weights, "lr": rate, "base": rate, "weight_decay": decay}
-        for (rate, decay), weights in groups.items()
-    ]
-    if settings.optimiser == "sgd":
-        return torch.optim.SGD(kinds, momentum=0.9, nesterov=True, fused=True)
-    return torch.optim.AdamW(kinds, fused=True)
-
-
-def _schedule(settings: MethodSettings, *, step: int, steps: int) -> float:
-    """Return the share of the learning rate that a step takes."""
-    return math.cos(7.0 * math.pi / 16.0 * step / steps) if settings.schedule == "cosine" else 1.0
 
 
 def _finite_means(

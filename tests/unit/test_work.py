@@ -5,6 +5,7 @@ These counts are exact on any machine, where times are not; the times are in doc
 
 from __future__ import annotations
 
+import importlib
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -27,6 +28,7 @@ from jointdiff.training.averaging import averaged_copy, update_average
 from jointdiff.training.feed import Feed
 from jointdiff.training.loop import train
 from jointdiff.trials import hold_trials
+from tests.conftest import ROOT
 from tests.tiny import SMALL, tiny_phantoms, tiny_run
 
 # Operations that make the host wait for a GPU: a value is read, or the size of what comes out depends on values.
@@ -211,3 +213,15 @@ def test_trials_images_and_conditions_are_asked_about_together(
     assert asked == 5 * 4 * method.task.conditions
     assert calls["encode images"] == asked
     assert calls["encode"] == 2 * math.ceil(asked / 2 / 32)
+
+
+def test_the_benchmark_compares_steps_that_compute_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In whatever manner a step is done, its loss is that of the published one, also after the weights have moved."""
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    benchmark = importlib.import_module("training_step")
+    monkeypatch.setitem(benchmark.UNETS, "small", {**benchmark.UNETS["small"], "width": 8, "blocks": 1})
+    losses = []
+    for manner in benchmark.manners().values():
+        steps = benchmark.Steps("small", manner, batch=2)
+        losses.append([steps.take().item() for _ in range(3)])
+    np.testing.assert_allclose(losses, np.broadcast_to(losses[0], np.shape(losses)), rtol=1e-4)
