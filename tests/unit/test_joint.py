@@ -291,9 +291,9 @@ def test_what_the_decoder_is_told_is_what_the_teacher_is_sure_of():
 
 
 def test_the_head_may_learn_at_a_rate_of_its_own():
-    from jointdiff.training.loop import _optimiser
+    from jointdiff.training.optimiser import build_optimiser
 
-    groups = _optimiser(build(learning_rate=1e-3, head_learning_rate=1e-5)).param_groups
+    groups = build_optimiser(build(learning_rate=1e-3, head_learning_rate=1e-5)).param_groups
     rates = {group["base"]: sum(p.numel() for p in group["params"]) for group in groups}
     head = sum(p.numel() for p in build().head.parameters())
     assert rates[1e-5] == head
