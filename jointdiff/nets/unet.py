@@ -129,6 +129,7 @@ class UNetEncoder(nn.Module):
             now = wide
         self.mid_block = self.level_of([now, now], now, attentions=int(any(attention)))
         self.map_widths = (*skips, now)  # channels of every map of an encoding, in order
+        self.to(memory_format=torch.channels_last)  # the layout that convolutions are fastest in, on a CPU too
 
     def encode(self, images: Tensor, steps: Tensor, conditions: Tensor | None = None) -> Encoding:
         """Return the maps of noisy images (N, C, H, W) at steps (N,), under whole-number conditions (N,) if any."""
@@ -183,6 +184,7 @@ class UNet(UNetEncoder):
         self.decoder_widths = tuple(widths)
         self.conv_norm_out = nn.GroupNorm(self.config["norm_num_groups"], width, eps=1e-5)
         self.conv_out = nn.Conv2d(width, self.config["out_channels"], 3, padding=1)
+        self.to(memory_format=torch.channels_last)
 
     def decoder_maps(self, encoding: Encoding) -> Iterator[Tensor]:
         """Yield the map (N, D, h, w) after each block of the decoder, the next computed when it is asked for."""
