@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from noise import noise_info
+from noise import noise_info, run_as_job
 
 from jointdiff.data.augment import Views
 from jointdiff.data.prepare import prepare_source
@@ -178,6 +178,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=3)
     options = parser.parse_args()
+    run_as_job()
     print(f"{torch.get_num_threads()} thread(s), the least of {options.repeats}")
     print("| cost of | against | sizes | seconds | slope | needed |\n|---|---|--:|--:|--:|---|")
     for growth in GROWTHS:

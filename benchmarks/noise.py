@@ -1,11 +1,15 @@
-"""What benchmarks measure on: data sets of noise, and joint models of three sizes."""
+"""What benchmarks measure on: data sets of noise, joint models of three sizes, and processes that are as jobs are."""
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Sequence
 from typing import Any, Literal
 
 from jointdiff.data.source import Augmentations, DataInfo, LabelSpec
+from jointdiff.jobs import keep_memory
 
 # U-Nets by the side and channels of what they are given: one for two cores, JointDiffusion's, Mediffusion's.
 UNETS: dict[str, dict[str, Any]] = {
@@ -48,3 +52,10 @@ def noise_info(
         digest="",
         has_regions=False,
     )
+
+
+def run_as_job() -> None:
+    """Start this script anew with memory kept as the workflow's jobs keep it, unless it has been."""
+    if "GLIBC_TUNABLES" not in os.environ:
+        keep_memory(os.environ)
+        raise SystemExit(subprocess.run([sys.executable, *sys.argv], check=False).returncode)

@@ -21,7 +21,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from noise import UNETS
+from noise import UNETS, run_as_job
 from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -99,6 +99,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=7)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     options = parser.parse_args()
+    run_as_job()
     torch.set_num_threads(options.threads)
     steps = Steps(options.case, list(manners().values())[-1], batch=options.batch)
     product, copy = peaks(steps.device, torch.bfloat16 if steps.device.type == "cuda" else torch.float32)

@@ -43,7 +43,8 @@ class Manner:
     at_hand: bool = False  # images as bytes in memory, latents computed once
     keeps_memory: bool = False  # freed memory stays with the process, in large pages
     channels_last: bool = False  # weights and maps
-    autocast: bool = False  # bfloat16, on a GPU
+    autocast: bool = False  # bfloat16
+    compiled: bool = False  # both halves of the U-Net
 
 
 CHANGES = {
@@ -56,15 +57,17 @@ CHANGES = {
     "images and latents at hand": {"at_hand": True},
     "memory kept": {"keeps_memory": True},
     "channels last": {"channels_last": True},
-    "bfloat16 (on a GPU)": {"autocast": True},
 }
+ON_A_GPU = {"bfloat16": {"autocast": True}, "compiled": {"compiled": True}}  # on a CPU neither pays
 
 
 def manners() -> dict[str, Manner]:
-    """Return the manners from the reference on, each with one change more."""
+    """Return the manners from the reference on, each with one change more, as far as this machine goes."""
+    from jointdiff.devices import pick_device
+
     done: dict[str, bool] = {}
     found = {}
-    for name, change in CHANGES.items():
+    for name, change in (CHANGES | (ON_A_GPU if pick_device().type == "cuda" else {})).items():
         done |= change
         found[name] = Manner(**done)
     return found
@@ -98,6 +101,9 @@ class Steps:
         if not manner.plain_attention:
             _spell_out_attention(self.method)
         self.averaged = averaged_copy(self.method)
+        if manner.compiled:
+            unet = self.method.unet
+            unet.encode, unet.decode = torch.compile(unet.encode), torch.compile(unet.decode)
         self.views = Views(info.augmentations)
         one = {"fused": True} if manner.whole_optimiser else {"foreach": False}
         self.optimiser = torch.optim.AdamW(self.method.parameters(), lr=1e-4, weight_decay=0.0, **one)
@@ -116,8 +122,7 @@ class Steps:
         seed_step(0, self.done)
         codes = self.stored if self.stored is not None else self._codes(_decoded(self.files).to(self.device))
         unlabelled, labelled = codes[: self.batch], codes[self.batch :]
-        bf16 = self.manner.autocast and self.device.type == "cuda"
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=bf16):
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.manner.autocast):
             terms = self._losses(labelled, unlabelled)
         loss = torch.stack(list(terms.values())).sum()
         loss.backward()
