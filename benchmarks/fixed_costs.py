@@ -53,9 +53,12 @@ def in_turn(kinds: dict[str, Callable[[], Measured]], *, rounds: int) -> dict[st
 
 
 def start_up(adapters: list[str], *, rounds: int = 3) -> dict[str, float]:
-    """Return the seconds, as the median of some rounds, that a job of each adapter takes before its work begins."""
+    """Return the seconds, as the median of some rounds, that a job of each adapter takes before its work begins.
+
+    They are of the CPU, which a start-up keeps busy and others on the machine hardly lengthen.
+    """
     taken = in_turn({name: partial(interpret, program(name)) for name in adapters}, rounds=rounds)
-    return {name: statistics.median(one.seconds for one in each) for name, each in taken.items()}
+    return {name: statistics.median(one.cpu for one in each) for name, each in taken.items()}
 
 
 def finish(folder: Path) -> dict[str, int]:
