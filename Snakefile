@@ -25,4 +25,5 @@ rule all:
     default_target: True
     input:
         "<results>/report.html",
+        "<results>/tracking/synchronised.json",
         final_files,

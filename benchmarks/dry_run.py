@@ -70,23 +70,26 @@ def grid(cells: int) -> dict[str, Any]:
     }
 
 
-def snakemake(folder: Path, *arguments: str) -> Measured:
-    """Run Snakemake in a folder to its end and measure it."""
-    command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), "--configfile", "grid.json"]
-    unset = ("MLFLOW_", "JOINTDIFF_", "PYTHONDONTWRITEBYTECODE")  # jobs keep bytecode, see rules/common.smk
-    environment = {key: value for key, value in os.environ.items() if not key.startswith(unset)}
+def measured(command: list[str], *, folder: Path = ROOT, environment: dict[str, str] | None = None) -> Measured:
+    """Run a command in a folder to its end and measure it."""
     started = time.perf_counter()
     with tempfile.TemporaryFile("w+") as said:
-        child = subprocess.Popen(
-            [*command, *arguments], cwd=folder, env=environment, stdout=said, stderr=subprocess.STDOUT
-        )
+        child = subprocess.Popen(command, cwd=folder, env=environment, stdout=said, stderr=subprocess.STDOUT)
         _, status, used = os.wait4(child.pid, 0)
         seconds = time.perf_counter() - started
         said.seek(0)
         text = said.read()
     if status:
-        raise SystemExit(f"Snakemake failed: {text[-4000:]}")
+        raise SystemExit(f"{' '.join(command[:4])} failed: {text[-4000:]}")
     return Measured(seconds, used.ru_utime + used.ru_stime, used.ru_maxrss / 1024, text)
+
+
+def snakemake(folder: Path, *arguments: str) -> Measured:
+    """Run Snakemake in a folder to its end and measure it."""
+    command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), "--configfile", "grid.json"]
+    unset = ("MLFLOW_", "JOINTDIFF_", "PYTHONDONTWRITEBYTECODE")  # jobs keep bytecode, see rules/common.smk
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(unset)}
+    return measured([*command, *arguments], folder=folder, environment=environment)
 
 
 def finish_trainings(folder: Path, config: dict[str, Any]) -> None:

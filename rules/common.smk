@@ -270,7 +270,7 @@ def page(path, question):
 
 
 def final_files(wildcards):
-    """List what a complete run leaves behind, its report apart."""
+    """List what a complete run leaves behind, its report and what MLflow holds apart."""
     return [
         "<results>/scores.parquet",
         *([] if NO_TEX else ["<results>/paper.pdf"]),
@@ -282,5 +282,4 @@ def final_files(wildcards):
         *generated("nearest.png"),
         *explained("explanations.png"),
         *[f"<results>/{dataset}/audit.{kind}" for dataset in experiment.datasets for kind in ("html", "png")],
-        "<results>/tracking/synchronised.json",
     ]

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
+from jointdiff.arrow import read_column, read_parquet
 from jointdiff.data.source import Augmentations, DataError, DataInfo, LabelSpec
 from jointdiff.files import SUMS, check_sum, read_json, read_sums
 
@@ -73,7 +74,7 @@ class Store:
     @cached_property
     def labels(self) -> np.ndarray:
         """Labels, float32 (N, K): 0, 1 or NaN where unknown."""
-        columns = [self.samples[f"label:{name}"].to_numpy() for name in self.info.labels.names]
+        columns = [read_column(self.samples, f"label:{name}") for name in self.info.labels.names]
         return np.stack(columns, axis=1).astype(np.float32, copy=False)
 
     @cached_property
@@ -93,7 +94,7 @@ class Store:
         Of images with equal pixels only the first takes part.
         """
         table = _read_table(self._sound("near_duplicates.parquet"))
-        return np.column_stack([table["row_a"].to_numpy(), table["row_b"].to_numpy()]).astype(np.int64)
+        return np.column_stack([read_column(table, "row_a"), read_column(table, "row_b")]).astype(np.int64)
 
     def has_region(self, finding: str) -> np.ndarray:
         """Say for each sample whether it is known where ``finding`` is: bool (N,)."""
@@ -151,7 +152,7 @@ class Store:
         return path
 
     def _column(self, name: str) -> np.ndarray:
-        return self.samples[name].to_numpy().astype(np.str_)
+        return read_column(self.samples, name).astype(np.str_)
 
     @cached_property
     def _masks(self) -> np.ndarray:
@@ -307,7 +308,7 @@ def map_tensor(path: Path | str) -> np.ndarray:
         raise DataError(f"{path} holds {reader.num_record_batches} record batches instead of one: prepare it anew")
     if len(column) == 0:
         return np.empty((0, *shape), dtype=np.uint8)
-    return column.storage.flatten().to_numpy(zero_copy_only=True).reshape(len(column), *shape)
+    return np.from_dlpack(column.storage.flatten()).reshape(len(column), *shape)  # to_numpy would import pandas
 
 
 def write_table(columns: dict[str, Any], path: Path) -> None:
@@ -320,9 +321,8 @@ def write_table(columns: dict[str, Any], path: Path) -> None:
 
 def _read_table(path: Path) -> pa.Table:
     import pyarrow as pa
-    from pyarrow import parquet
 
     try:
-        return parquet.read_table(path, page_checksum_verification=True)
+        return read_parquet(path, checksums=True)
     except (pa.ArrowException, OSError) as error:  # what fails a checksum is an OSError
         raise DataError(f"{path} cannot be read ({error}): delete it so that it is written anew") from error

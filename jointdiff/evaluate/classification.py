@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from jointdiff.arrow import read_parquet
 from jointdiff.evaluate.bootstrap import percentile_interval, resample
 from jointdiff.evaluate.scores import MACRO, NOWHERE, Identity, Row, format_protocol, score_row
 from jointdiff.evaluate.voting import entropy
@@ -370,9 +371,7 @@ def read_predictions(path: Path | str) -> Predictions:
     Raises:
         ValueError: a column is missing, there is no test case, or a score is no probability; with the file's name.
     """
-    import pyarrow.parquet as pq
-
-    table = pq.ParquetFile(path).read()  # read_table would import pandas, for seconds
+    table = read_parquet(path)
     names = tuple(c.removeprefix("score:") for c in table.column_names if c.startswith("score:"))
     needed = ["sample_id", "group", "role", *(f"label:{name}" for name in names)]
     if missing := [column for column in needed if column not in table.column_names]:

@@ -11,6 +11,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from jointdiff.arrow import read_parquet, to_table
 from jointdiff.files import atomic_path
 
 if TYPE_CHECKING:
@@ -157,10 +158,9 @@ def read_rows(path: Path | str) -> list[Row]:
         ValueError: the file is no table of score rows, with its name.
     """
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     try:
-        table = pq.ParquetFile(path).read()  # read_table would import pandas, for seconds
+        table = read_parquet(path)
     except pa.ArrowInvalid as error:
         raise ValueError(f"{path} is not a parquet file ({error}); delete it so that the step is run again") from error
     if missing := [column for column in COLUMNS if column not in table.column_names]:
@@ -211,19 +211,9 @@ def _cell(value: Any) -> Any:
 
 
 def _table(rows: Sequence[Row]) -> pa.Table:
-    import pyarrow as pa
-
-    arrays = [_array([row[name] for row in rows], kind) for name, kind in COLUMNS.items()]
-    return pa.Table.from_arrays(arrays, names=list(COLUMNS))
-
-
-def _array(values: Sequence[Any], kind: str) -> pa.Array:
-    """Build an Arrow array from its buffers: from lists pyarrow would import pandas, seconds per job."""
     import numpy as np
-    import pyarrow as pa
 
-    if kind != "string":
-        return pa.Array.from_buffers(getattr(pa, kind)(), len(values), [None, pa.py_buffer(np.array(values, kind))])
-    text = [value.encode() for value in values]
-    ends = np.cumsum([0, *map(len, text)], dtype=np.int32)
-    return pa.Array.from_buffers(pa.string(), len(text), [None, pa.py_buffer(ends), pa.py_buffer(b"".join(text))])
+    held = {name: [row[name] for row in rows] for name in COLUMNS}
+    return to_table(
+        {name: held[name] if kind == "string" else np.array(held[name], kind) for name, kind in COLUMNS.items()}
+    )

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from jointdiff.arrow import read_column, read_parquet, to_array
 from jointdiff.evaluate.voting import Kind
 from jointdiff.files import atomic_path
 
@@ -45,15 +46,16 @@ def write_votes(path: Path | str, votes: Votes) -> None:
             f"{path}: errors {votes.errors.shape} do not fit steps {votes.steps.shape}, {len(votes.sample_ids)}"
             f" sample_ids, {len(votes.role)} roles and {expected[2]} different conditions"
         )
-    image = pa.array(np.repeat(np.arange(images, dtype=np.int32), trials))
+    image = to_array(np.repeat(np.arange(images, dtype=np.int32), trials))
     columns: dict[str, Any] = {
-        "sample_id": pa.DictionaryArray.from_arrays(image, pa.array(np.asarray(votes.sample_ids, dtype=str))),
-        "role": pa.DictionaryArray.from_arrays(image, pa.array(np.asarray(votes.role, dtype=str))),
-        "trial": np.tile(np.arange(trials, dtype=np.int32), images),
-        "step": votes.steps.astype(np.float32).ravel(),
+        "sample_id": pa.DictionaryArray.from_arrays(image, to_array(votes.sample_ids)),
+        "role": pa.DictionaryArray.from_arrays(image, to_array(votes.role)),
+        "trial": to_array(np.tile(np.arange(trials, dtype=np.int32), images)),
+        "step": to_array(votes.steps.astype(np.float32).ravel()),
     }
     floats = {
-        f"error:{name}": votes.errors[:, :, c].astype(np.float32).ravel() for c, name in enumerate(votes.conditions)
+        f"error:{name}": to_array(votes.errors[:, :, c].astype(np.float32).ravel())
+        for c, name in enumerate(votes.conditions)
     }
     about = {
         "kind": votes.kind,
@@ -78,11 +80,10 @@ def read_votes(path: Path | str) -> Votes:
         ValueError: the file is no such table, or lacks rows, with its name.
     """
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     again = "delete it so that the images are classified again"
     try:
-        table = pq.ParquetFile(path).read()  # read_table would import pandas, for seconds
+        table = read_parquet(path)
     except pa.ArrowInvalid as error:
         raise ValueError(f"{path} is not a parquet file ({error}); {again}") from error
     about = json.loads((table.schema.metadata or {}).get(b"votes", b"{}"))
@@ -95,14 +96,14 @@ def read_votes(path: Path | str) -> Votes:
     if (
         not len(table)
         or len(table) % shape[1]
-        or (_numbers(table, "trial").reshape(shape) != np.arange(shape[1])).any()
+        or (read_column(table, "trial").reshape(shape) != np.arange(shape[1])).any()
     ):
         raise ValueError(f"{path} does not hold {shape[1]} trials of every image in order; {again}")
     return Votes(
         sample_ids=_text(table, "sample_id", shape[1]),
         role=_text(table, "role", shape[1]),
-        steps=_numbers(table, "step").reshape(shape),
-        errors=np.stack([_numbers(table, name).reshape(shape) for name in errors], axis=2),
+        steps=read_column(table, "step").reshape(shape),
+        errors=np.stack([read_column(table, name).reshape(shape) for name in errors], axis=2),
         conditions=tuple(about["conditions"]),
         contests=tuple(map(tuple, about["contests"])),
         kind=about["kind"],
@@ -111,11 +112,7 @@ def read_votes(path: Path | str) -> Votes:
     )
 
 
-def _numbers(table: Any, name: str) -> np.ndarray:
-    return np.from_dlpack(table.column(name).combine_chunks())  # to_numpy would import pandas
-
-
 def _text(table: Any, name: str, every: int) -> np.ndarray:
     """Return one entry of a column in so many; a million rows as Python text would take seconds."""
-    column = table.column(name).unify_dictionaries().combine_chunks().dictionary_encode()
-    return np.array(column.dictionary.to_pylist(), dtype=str)[np.from_dlpack(column.indices)[::every]]
+    texts = table.column(name).unify_dictionaries().combine_chunks().dictionary_encode()
+    return np.array(texts.dictionary.to_pylist(), dtype=str)[np.from_dlpack(texts.indices)[::every]]

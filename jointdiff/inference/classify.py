@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from jointdiff.arrow import to_table
 from jointdiff.batches import answers, of_batches
 from jointdiff.config import ConfigError, Voting
 from jointdiff.data.store import Store, open_store
@@ -129,13 +130,12 @@ def _judged(
 def _write_predictions(
     out: Path | str, data: Store, rows: np.ndarray, role: np.ndarray, scores: np.ndarray, cost: dict[str, float]
 ) -> None:
-    import pyarrow as pa
     import pyarrow.parquet as pq
 
     names = data.info.labels.names
     columns: dict[str, Any] = {"sample_id": data.sample_ids[rows], "group": data.groups[rows], "role": role}
     columns |= {f"score:{name}": scores[:, k] for k, name in enumerate(names)}
     columns |= {f"label:{name}": data.labels[rows, k] for k, name in enumerate(names)}
-    table = pa.table(columns).replace_schema_metadata({"cost": json.dumps(cost), "kind": data.info.labels.kind})
+    table = to_table(columns).replace_schema_metadata({"cost": json.dumps(cost), "kind": data.info.labels.kind})
     with atomic_path(out) as aside:
         pq.write_table(table, aside)
