@@ -66,8 +66,9 @@ class Picture:
             values = _spread(values, *self._range(name, window))
         if self.inverted:
             values = 255 - values
-        image = Image.fromarray(np.ascontiguousarray(values))
-        return np.asarray(image if image.mode == mode else image.convert(mode))
+        if self.channels == len(mode):
+            return values
+        return np.asarray(Image.fromarray(np.ascontiguousarray(values)).convert(mode))
 
     def _range(self, name: str, window: str) -> tuple[float, float]:
         chosen = parse_window(window)
@@ -185,7 +186,8 @@ def _from_pillow(image: PillowImage) -> Picture:
         image = image.convert("RGBA")
         # What is transparent is black, as margins are; its hidden colour means nothing.
         image = Image.alpha_composite(Image.new("RGBA", image.size, (0, 0, 0, 255)), image)
-    return Picture(np.asarray(image.convert("L" if grey else "RGB")), kind, 8, full=(0, 255))
+    mode = "L" if grey else "RGB"
+    return Picture(np.asarray(image if image.mode == mode else image.convert(mode)), kind, 8, full=(0, 255))
 
 
 def _upright(image: PillowImage) -> PillowImage:

@@ -86,9 +86,12 @@ def write_piece(path: Path, shard: int, rows: Sequence[dict[str, Any]], *, names
     import pyarrow as pa
     from pyarrow import ipc
 
-    table = pa.Table.from_pylist([{"shard": shard, **row} for row in rows], schema=_schema(names))
-    with atomic_path(path) as aside, ipc.new_file(str(aside), table.schema) as writer:
-        writer.write_table(table.combine_chunks())
+    schema, at_once = _schema(names), -(-len(rows) // 32)
+    with atomic_path(path) as aside, ipc.new_file(str(aside), schema) as writer:
+        # Some rows at a time: Arrow then fills the same megabyte again, and not new memory as large as the piece.
+        for start in range(0, len(rows), at_once):
+            some = [{"shard": shard, **row} for row in rows[start : start + at_once]]
+            writer.write_table(pa.Table.from_pylist(some, schema=schema))
 
 
 def read_piece(path: Path) -> pa.Table:

@@ -550,6 +550,13 @@ def test_near_duplicates_are_found_among_others():
     assert near_pairs(thumbs, hamming=4, correlation=0.995).tolist() == [[4, 29]]
 
 
+def test_the_thumbnail_of_a_colour_image_is_that_of_its_rounded_mean():
+    every_sum = np.array([(min(s, 255), min(max(s - 255, 0), 255), max(s - 510, 0)) for s in range(766)], np.uint8)
+    tiles = np.broadcast_to(every_sum[:, None, None], (766, 16, 16, 3))
+    for tile in tiles:
+        assert np.array_equal(thumbnail(tile), tile.mean(axis=2).round())
+
+
 @settings(max_examples=40, deadline=None)
 @given(seed=st.integers(0, 1000), hamming=st.integers(0, 12), correlation=st.sampled_from([-1.0, 0.5, 0.9, 0.99]))
 def test_bands_find_what_comparing_all_finds(seed, hamming, correlation):
