@@ -17,8 +17,10 @@ def thumbnail(image: np.ndarray) -> np.ndarray:
 
     if image.ndim == 3:
         # The rounded mean in whole numbers: of three bytes it never lies half-way, and decimals take ten times as long.
-        total = sum(image[..., c].astype(np.uint16) for c in range(image.shape[2]))
-        image = ((total + image.shape[2] // 2) // image.shape[2]).astype(np.uint8)
+        total = np.full(image.shape[:2], image.shape[2] // 2, dtype=np.uint16)
+        for plane in range(image.shape[2]):
+            total += image[..., plane]
+        image = (total // image.shape[2]).astype(np.uint8)
     return np.asarray(Image.fromarray(image).resize((SIDE, SIDE), Image.Resampling.BOX))
 
 
