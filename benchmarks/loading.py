@@ -5,12 +5,13 @@
 A prepared set is read whole in batches: in order, as evaluation reads it, and at random, as training does. Once from
 bytes on the device; once from the memory-mapped file as it lies in the page cache (warm); once after the kernel was
 told to drop the file's pages (cold), of which the table says how many were still there before each pass. As each cold
-pass brings pages in that lie nearby, the first batches of it are given as well: so a set is read that is far larger
-than memory. The same file in blocks of 1 MiB, cold, is what the disk itself gives. All take their turns; medians and
-their quartiles, the first turn left out.
+pass brings in pages that lie nearby, its first batches are given as well: they are nearer to what a set far larger
+than memory would give. The same file in blocks of 1 MiB, cold, is what the disk itself gives. All take their turns;
+medians and their quartiles, the first turn left out.
 
 Beside them stands the loop's own rate: the same batch over and over through the losses, the backward pass and the
-optimiser of a small and a large network. As long as the first numbers are far above the last, loading is no bottleneck.
+optimiser of a small and a large network, in batches of 16. As long as the first numbers are far above the last, loading
+is no bottleneck.
 
 The second table is of a process of its own for each set, which reads all of it at random from the memory-mapped file,
 and in which the kernel (`/proc/self/smaps_rollup`) tells memory of its own from pages of files, which cost nothing: the
@@ -53,6 +54,7 @@ from jointdiff.training.loop import build_method
 SMALL = {"width": 16, "multipliers": [1, 2, 4], "blocks": 1, "attention_at": [], "unlabelled_ratio": 1}
 METHODS = {"supervised (WRN-10-2)": ("supervised", {"depth": 10, "width": 2}), "joint (width 16)": ("joint", SMALL)}
 FIRST = 16  # batches of a pass that count as its beginning
+LOOP_BATCH = 16  # images; at 256 px a step of 64 is long on two cores
 
 
 @dataclass(frozen=True)
@@ -97,7 +99,7 @@ def main() -> None:
                     print(f"| {size} | {row} |", flush=True)
                 feed = feed_of(store.folder, device, resident=True)
                 for name, (method, settings) in METHODS.items():
-                    taken = loop_rate(store, method, settings, feed, options, device)
+                    taken = loop_rate(store, method, settings, feed, options.seconds, device)
                     loops.append(f"| {size} | {name} | {taken:,.1f} |")
     print("\n| px | network | the loop takes, images/s |\n|--:|---|--:|", *loops, sep="\n")
     print(
@@ -279,9 +281,7 @@ def made_store(folder: Path, count: int, size: int) -> Store:
     return open_store(folder / "store")
 
 
-def loop_rate(
-    store: Store, method: str, settings: dict, feed: Feed, options: argparse.Namespace, device: torch.device
-) -> float:
+def loop_rate(store: Store, method: str, settings: dict, feed: Feed, seconds: float, device: torch.device) -> float:
     """Return images a second of training on one batch that lies on the device."""
     run = RunSpec(
         experiment="benchmark", dataset="noise", size=store.info.size, labels="all", variant=method, method=method,
@@ -289,8 +289,8 @@ def loop_rate(
     )  # fmt: skip
     built = build_method(run, store.info).to(device)
     optimiser = torch.optim.AdamW(built.parameters(), foreach=True)
-    unlabelled = options.batch * settings.get("unlabelled_ratio", 0)
-    batch = feed.batch(0, steps=1000, labelled=options.batch, unlabelled=unlabelled)
+    unlabelled = LOOP_BATCH * settings.get("unlabelled_ratio", 0)
+    batch = feed.batch(0, steps=1000, labelled=LOOP_BATCH, unlabelled=unlabelled)
     views = Views(store.info.augmentations)
 
     def step(index: int) -> None:
@@ -299,7 +299,7 @@ def loop_rate(
         optimiser.step()
         optimiser.zero_grad(set_to_none=True)
 
-    return rate(step, options.batch + unlabelled, options.seconds, device)
+    return rate(step, LOOP_BATCH + unlabelled, seconds, device)
 
 
 def rate(work: Callable[[int], object], images: int, seconds: float, device: torch.device) -> float:
