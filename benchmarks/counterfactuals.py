@@ -38,6 +38,7 @@ def main() -> None:
     parser.add_argument("--judge", default="fully_supervised", help="variant that judges")
     parser.add_argument("--store", type=Path, help="prepared data set (default: the only one of that name)")
     parser.add_argument("--images", type=int, default=12, help="test images of each finding")
+    parser.add_argument("--own-guidance", type=float, nargs="*", default=[], help="other strengths of ours")
     parser.add_argument("--guidance", type=float, nargs="+", default=[0.5, 2.0, 8.0], help="of the reference")
     options = parser.parse_args()
     device = pick_device("auto")
@@ -47,7 +48,12 @@ def main() -> None:
     store = open_store(options.store or next(Path("resources/prepared").glob(f"{method.data.name}-*")))
     test = store.split_rows(labels / f"split-{seed.removeprefix('seed-')}.parquet")["test"]
     ours = load_experiment(options.config).explanation_of(variant)
-    schemes = {"this experiment's": ours} | {
+    schemes = {"this experiment's": ours}
+    schemes |= {
+        f"this experiment's, guidance {guidance:g}": ours.model_copy(update={"guidance": guidance})
+        for guidance in options.own_guidance
+    }
+    schemes |= {
         f"300 steps, guidance {guidance:g}": Explanation(
             noise_level=300, steps=300, noises=1, guidance=guidance, guide="image", batch_size=ours.batch_size
         )

@@ -42,6 +42,15 @@ def test_widths_of_the_maps_are_known_before_a_pass():
     assert tuple(m.shape[1] for m in maps) == unet.map_widths
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+def test_weights_and_maps_are_kept_channels_last(channels):
+    unet = UNet(channels=channels, size=16, width=16, multipliers=(1, 2), blocks=1, attention_at=(8,))
+    kernels = [weight for weight in unet.parameters() if weight.ndim == 4]
+    encoding = unet.encode(torch.randn(2, channels, 16, 16), torch.tensor([1, 2]))
+    deep = [*encoding.maps[1:], *unet.decoder_maps(encoding)]  # of one channel, the first map may have either layout
+    assert all(each.is_contiguous(memory_format=torch.channels_last) for each in kernels + deep)
+
+
 def test_the_published_size_pools_29_maps_of_the_base_width():
     # Kaleta et al.: 128 channels, multipliers (1, 2, 2, 2), 3 blocks at 32 px give 29 x channels features.
     unet = UNet(channels=3, size=32, width=8, multipliers=(1, 2, 2, 2), blocks=3, attention_at=(16, 8))
