@@ -3,9 +3,9 @@
     uv run python benchmarks/fixed_costs.py --rounds 5
 
 A fresh process imports what the adapter of a rule in workflow_scripts/ imports, at its top and in ``main``, as its text
-says; a training also what torch's optimisers import as the first one is made. Beside them the bare interpreter, torch,
-and Snakemake: its version, and a run of the default experiment in which all is done already. All take turns, after a
-first one that leaves bytecode, with one thread and the memory of the workflow's jobs.
+says, and ends as jobs do; a training also imports what torch's optimisers do as the first one is made. Beside them the
+bare interpreter, torch, and Snakemake: its version, and a run of the default experiment in which all is done already.
+All take turns, after a first one that leaves bytecode, with one thread and the memory of the workflow's jobs.
 """
 
 from __future__ import annotations
@@ -35,7 +35,8 @@ def program(adapter: str) -> str:
     """Return the imports of an adapter, those in its functions included."""
     tree = ast.parse((ADAPTERS / f"{adapter}.py").read_text(encoding="utf-8"))
     found = [ast.unparse(node) for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom)]
-    return "\n".join([*found, *([f"import {LATE[adapter]}"] if adapter in LATE else [])])
+    late = [f"import {LATE[adapter]}"] if adapter in LATE else []
+    return "\n".join([*found, *late, "from jointdiff.logs import leave", "leave()"])
 
 
 def interpret(text: str) -> Measured:
