@@ -270,8 +270,8 @@ def test_what_a_training_leaves_behind(data, tmp_path):
 def test_a_training_resumed_elsewhere_names_both_machines(data, tmp_path, monkeypatch):
     elsewhere = environment() | {"torch": "2.6.0", "instructions": "AVX2"}
     run = spec("supervised", checkpoint_seconds=0.0)
-    with dies_after_checkpoint(monkeypatch):
-        monkeypatch.setattr(loop, "environment", lambda: elsewhere)
+    with monkeypatch.context() as patched, dies_after_checkpoint(monkeypatch):
+        patched.setattr(loop, "environment", lambda: elsewhere)
         train(run, **data, out=tmp_path, state=tmp_path / "state")
     train(run, **data, out=tmp_path, state=tmp_path / "state")
     found = read_json(tmp_path / "run.json")["environment"]
