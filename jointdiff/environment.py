@@ -130,7 +130,7 @@ def joined(*records: Mapping[str, str]) -> dict[str, str]:
 
 def to_text(record: Mapping[str, str]) -> str:
     """Write a record in a line: "Python 3.11.7, torch 2.15.0, ..., commit 1a2b3c4d5e6f"."""
-    return ", ".join(f"{name} {value}" for name, value in record.items())
+    return ", ".join(f"{name} {record[name]}" for name in NAMES if name in record)
 
 
 def from_text(text: str) -> dict[str, str]:
