@@ -63,7 +63,7 @@ def _marked(table: Table, differing: Values) -> Table:
         replace(section, lines=tuple(_marked_line(line, differing) for line in section.lines))
         for section in table.sections
     )
-    said = f"Not all was made with the same versions and machines, as the notes say: {tell(differing, 'or')}."
+    said = f"Not all was made with the same versions and machines, as the notes say: {tell(differing)}."
     return replace(table, caption=f"{table.caption} {said}", sections=sections)
 
 
@@ -71,7 +71,7 @@ def _marked_line(line: Line, differing: Values) -> Line:
     said = []
     for cell in line.cells:
         own = environments_of(cell.summary.rows)
-        said.append(tell({name: own[name] for name in differing if name in own}, "and"))
+        said.append(tell({name: own[name] for name in differing if name in own}))
     if len(set(filter(None, said))) == 1:
         return replace(line, note=_with(line.note, next(filter(None, said))))
     cells = (replace(cell, note=_with(cell.note, text)) for cell, text in zip(line.cells, said, strict=True))
@@ -82,9 +82,9 @@ def _with(note: str, text: str) -> str:
     return "; ".join(filter(None, [note, text and f"made with {text}"]))
 
 
-def tell(values: Values, between: str) -> str:
-    """Write values in words: "torch 2.14.1 or 2.15.0, 5 values of commit"."""
+def tell(values: Values) -> str:
+    """Write values in a line: "torch 2.14.1 / 2.15.0, 5 values of commit"."""
     return ", ".join(
-        f"{name} {f' {between} '.join(found)}" if len(found) <= MOST else f"{len(found)} values of {name}"
+        f"{name} {' / '.join(found)}" if len(found) <= MOST else f"{len(found)} values of {name}"
         for name, found in values.items()
     )

@@ -177,7 +177,7 @@ def _protocol(rows: Scores) -> list[str]:
     if changing:
         lines += [r"\subsection*{What changes the values}", r"\begin{description}", *changing, r"\end{description}"]
     if made_with := environments_of(rows.rows):
-        lines += [r"\subsection*{Environment}", tex(f"Everything was made with {tell(made_with, 'or')}.")]
+        lines += [r"\subsection*{Environment}", tex(f"Everything was made with {tell(made_with)}.")]
     lines += [r"\subsection*{Methods}", r"\begin{description}"]
     for method in rows.distinct("method"):
         versions = ", ".join(rows.distinct("code_version", method=method))
