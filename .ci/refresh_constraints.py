@@ -1,4 +1,7 @@
-"""Resolve all versions anew and pin them: `uv run --no-project python .ci/refresh_constraints.py [DATE]`.
+# /// script
+# requires-python = ">=3.11"
+# ///
+"""Resolve all versions anew and pin them: `uv run .ci/refresh_constraints.py [DATE]`.
 
 Every package that the project and its groups need gets the newest version of DATE (YYYY-MM-DD, today by default) that
 fits. constraints.txt then holds names and versions alone, for pip (`-c constraints.txt`); pyproject.toml holds the same

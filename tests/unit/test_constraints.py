@@ -32,7 +32,7 @@ def asked_for(project: dict) -> dict[str, Requirement]:
 
 
 def test_uv_reads_the_same_pins_as_pip() -> None:
-    remedy = "run `uv run --no-project python .ci/refresh_constraints.py`"
+    remedy = "run `uv run .ci/refresh_constraints.py`"
     assert PYPROJECT["tool"]["uv"]["constraint-dependencies"] == PINS, remedy
 
 

@@ -63,6 +63,16 @@ def test_with_torch_it_is_what_torch_uses_and_without_it_what_torch_would_use(mo
     assert instructions() == "DEFAULT"
 
 
+def test_a_process_that_has_used_a_gpu_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "NVIDIA A100, 80GB PCIe")
+    record = module.environment()
+    assert record["device"] == "NVIDIA A100  80GB PCIe" and "threads" not in record
+    assert from_text(to_text(record)) == record
+
+
 @pytest.mark.parametrize(
     ("cpuinfo", "said"),
     [
