@@ -96,8 +96,8 @@ def _ask_git(folder: Path) -> str:
     """Return the commit of a repository's folder with "(changed)" behind it; an empty text where git cannot say."""
     command = ["git", "-C", str(folder)]
     # The code of this folder is running already, so that its owner is trusted, whoever that is.
-    command += ["-c", f"safe.directory={folder}", "-c", "core.fsmonitor=false"]
-    command += ["status", "--porcelain=v2", "--branch", "--", *CODE]
+    command += ["-c", f"safe.directory={folder}", "-c", "core.fsmonitor=false", "-c", "core.fileMode=false"]
+    command += ["status", "--porcelain=v2", "--branch", "--untracked-files=normal", "--", *CODE]
     # Variables of git, as in a hook of some other repository, would lead to that one.
     variables = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
     try:

@@ -152,6 +152,15 @@ def with_data_and_notes(folder: Path) -> None:
     (folder / "README.md").write_text("read me twice\n")
 
 
+def with_a_new_method_that_git_is_not_to_show(folder: Path) -> None:
+    with_a_new_method(folder)
+    git(folder, "config", "status.showUntrackedFiles", "no")
+
+
+def on_a_disk_without_permissions(folder: Path) -> None:
+    (folder / "jointdiff" / "one.py").chmod(0o777)
+
+
 def detached(folder: Path) -> None:
     git(folder, "checkout", "-q", "--detach")
 
@@ -162,6 +171,8 @@ def detached(folder: Path) -> None:
         (None, ""),
         (with_data_and_notes, ""),
         (detached, ""),
+        (on_a_disk_without_permissions, ""),
+        (with_a_new_method_that_git_is_not_to_show, " (changed)"),
         (edited, " (changed)"),
         (staged, " (changed)"),
         (with_a_new_method, " (changed)"),
@@ -211,6 +222,11 @@ def damaged(folder: Path, bin: Path) -> None:
     (folder / ".git" / "HEAD").write_text("")
 
 
+def a_worktree_without_its_repository(folder: Path, bin: Path) -> None:
+    shutil.rmtree(folder / ".git")
+    (folder / ".git").write_text("gitdir: /nowhere/.git/worktrees/a\n")
+
+
 def no_repository_but_one_around(folder: Path, bin: Path) -> None:
     (folder / ".git").rename(folder.parent / ".git")
 
@@ -225,7 +241,10 @@ def git_that_hangs(folder: Path, bin: Path) -> None:
     (bin / "git").chmod(0o755)
 
 
-@pytest.mark.parametrize("fault", [no_commit_yet, damaged, no_repository_but_one_around, no_git, git_that_hangs])
+@pytest.mark.parametrize(
+    "fault",
+    [no_commit_yet, damaged, a_worktree_without_its_repository, no_repository_but_one_around, no_git, git_that_hangs],
+)
 def test_where_no_commit_is_known_that_is_told(
     project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: Callable[[Path, Path], None]
 ) -> None:
