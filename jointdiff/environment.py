@@ -79,9 +79,12 @@ def commit() -> str:
     if (ROOT / ".git").exists():  # not the repository of somebody else around it
         return _ask_git(ROOT) or _unknown()
     try:
-        origin = json.loads(distribution("jointdiff-bench").read_text("direct_url.json") or "{}")
+        package = distribution("jointdiff-bench")
+        origin = json.loads(package.read_text("direct_url.json") or "{}")
     except (PackageNotFoundError, ValueError):
-        origin = {}
+        return _unknown()
+    if Path(str(package.locate_file(""))).resolve() != ROOT:  # a copy runs, not what is installed
+        return _unknown()
     return origin.get("vcs_info", {}).get("commit_id", "")[:12] or _unknown()
 
 

@@ -250,8 +250,7 @@ def test_where_no_commit_is_known_that_is_told(
 ) -> None:
     monkeypatch.setattr(module, "GIT_SECONDS", 5 if fault is not git_that_hangs else 0.2)
     (tmp_path / "bin").mkdir()
-    found = subprocess.run(["which", "git"], check=True, capture_output=True, text=True).stdout.strip()
-    (tmp_path / "bin" / "git").symlink_to(found)
+    (tmp_path / "bin" / "git").symlink_to(str(shutil.which("git")))
     fault(project, tmp_path / "bin")
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
     assert module.commit().startswith("unknown (version ")
@@ -278,6 +277,9 @@ def test_an_installed_package_says_what_pip_recorded(
     monkeypatch.syspath_prepend(str(site))
     monkeypatch.setattr(module, "ROOT", site)
     assert module.commit() == said
+    monkeypatch.setattr(module, "ROOT", tmp_path / "a copy")
+    module.commit.cache_clear()
+    assert module.commit() == "unknown (version 9.8.7)"
 
 
 # --- What is kept from step to step -----------------------------------------------------------------------------------
