@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Literal
 
 from jointdiff.addresses import without_secrets
+from jointdiff.environment import instructions
 from jointdiff.paths import inception_weights
 
 TEX_PACKAGES = ("booktabs", "caption", "geometry", "graphicx", "lmodern", "siunitx")  # of the paper
@@ -35,6 +36,7 @@ def examine(results: Path | str = "results") -> list[Finding]:
     results = Path(results)
     checks: list[tuple[str, Callable[[], Finding]]] = [
         ("Python", _python),
+        ("instructions", _instructions),
         ("torch", _torch),
         ("device", _device),
         ("Snakemake", lambda: _package("Snakemake", "snakemake", "everything: run `uv sync`", state="bad")),
@@ -59,6 +61,10 @@ def _python() -> Finding:
     good = sys.version_info >= (3, 11)
     affects = "" if good else "everything: Python 3.11 or newer is needed"
     return Finding("Python", f"{platform.python_version()}, {os.cpu_count()} cores", "good" if good else "bad", affects)
+
+
+def _instructions() -> Finding:
+    return Finding("instructions", f"{instructions()}; machines with others differ in the last digits of a sum")
 
 
 def _package(what: str, name: str, affects: str, *, state: Literal["absent", "bad"] = "absent") -> Finding:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jointdiff.config import FirstStage, RunSpec, digest
+from jointdiff.environment import UNKNOWN
 from jointdiff.files import read_json
 from jointdiff.report.wording import budget_name
 from jointdiff.runs_view import experiment_tags
@@ -140,7 +141,8 @@ class Store:
         if self.client.get_run(run_id).data.tags.get(CONTENT) == content:
             return False
         self.curves(run_id, cell / "metrics.jsonl")
-        self._batch(run_id, params=_flatten({"settings": record.get("settings", {})}))
+        made_with = _flatten({"environment": record.get("environment", UNKNOWN)})
+        self._batch(run_id, params=_flatten({"settings": record.get("settings", {})}), tags=made_with)
         values = {f"cost/{name}": (value, _time(cell / "run.json")) for name, value in record["cost"].items()}
         values |= _scores(cell) | _benchmark(benchmarks, run)
         self._bars(run_id, values)
@@ -182,7 +184,8 @@ class Store:
         made = _time(stage / "autoencoder.json")
         values = {f"{group}/{key}": (value, made) for group, held in measured.items() for key, value in held.items()}
         self._bars(run_id, values)
-        self._batch(run_id, params=_flatten(spec.model_dump(mode="json")))
+        made_with = _flatten({"environment": record.get("environment", UNKNOWN)})
+        self._batch(run_id, params=_flatten(spec.model_dump(mode="json")), tags=made_with)
         for path in files:
             self.client.log_artifact(run_id, str(path))
         self._batch(run_id, tags={CONTENT: content})

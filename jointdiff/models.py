@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from jointdiff.config import RunSpec
 from jointdiff.data.store import info_from_json, info_to_json
+from jointdiff.environment import environment, to_text
 from jointdiff.files import atomic_path, check_sum, read_json, read_sums, write_sums
 from jointdiff.method import Method
 from jointdiff.nets.autoencoder import Autoencoder
@@ -21,7 +22,14 @@ PICKLES = frozenset((".bin", ".ckpt", ".joblib", ".pickle", ".pkl", ".pt", ".pth
 AUTOENCODER = "vqvae"  # the folder of a latent model's first stage, as diffusers' LDMPipeline calls it
 
 
-def save_model(method: Method, folder: Path | str, *, run: RunSpec, results: dict[str, Any] | None = None) -> None:
+def save_model(
+    method: Method,
+    folder: Path | str,
+    *,
+    run: RunSpec,
+    results: dict[str, Any] | None = None,
+    made_with: dict[str, str] | None = None,
+) -> None:
     """Write a method's weights, configuration and card to a folder, whole or not at all."""
     parts = method.diffusers_parts()
     elsewhere = tuple(f"{name}." for name in parts)
@@ -46,7 +54,8 @@ def save_model(method: Method, folder: Path | str, *, run: RunSpec, results: dic
         if pipeline := method.pipeline():
             (aside / "model_index.json").write_text(json.dumps(pipeline, indent=2) + "\n", encoding="utf-8")
         write_sums(aside, "**/*.safetensors")
-        (aside / "README.md").write_text(_card(method, run, results or {}), encoding="utf-8")
+        card = _card(method, run, results or {}, made_with or environment())
+        (aside / "README.md").write_text(card, encoding="utf-8")
 
 
 def load_model(folder: Path | str) -> Method:
@@ -101,7 +110,7 @@ def _has_autoencoder(folder: Path) -> bool:
     return part.parent.is_dir() and not (part.is_file() and read_json(part)["_class_name"] == "HaarWavelet")
 
 
-def _card(method: Method, run: RunSpec, results: dict[str, Any]) -> str:
+def _card(method: Method, run: RunSpec, results: dict[str, Any], made_with: dict[str, str]) -> str:
     data = method.data
     numbers = "\n".join(f"| {name} | {value} |" for name, value in results.items())
     title, licence, cite = map(_plain, (data.title, data.licence, data.cite))
@@ -120,6 +129,7 @@ Trained by JointDiff Bench for research on label-scarce classification. It is no
 - data: {title} ({licence}), {data.size} px, {data.channels} channel(s); cite {cite}
 - labels: {run.labels} of the training images; predicts {names} ({data.labels.kind})
 - seed {run.seed}, run {run.digest}
+- made with {_plain(to_text(made_with))}
 - weights: moving average, chosen on the validation part of the labelled images
 
 ```python

@@ -446,7 +446,7 @@ def score_predictions(
     ``run`` is the content of the cell's run.json; ``bootstrap`` is the number of draws. A finding without positives or
     without negatives gives a row without value that says so.
     """
-    cell, identity = read_predictions(predictions), Identity.from_run(run)
+    cell, identity = read_predictions(predictions), Identity.from_run(run, scored=predictions)
     known = (~np.isnan(cell.labels)).sum(0)
     positives = np.nansum(cell.labels, axis=0).astype(int)
     shared = {"groups": len(np.unique(cell.groups)), "bootstrap": bootstrap, "size": run["spec"].get("size")}

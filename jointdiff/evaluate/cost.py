@@ -48,15 +48,17 @@ def score_cost(
     ]
     explained = _archive_cost(explanations)
     measured = {
-        "prediction": (read_cost(predictions) if predictions else {}, "image"),
-        "sample": (_archive_cost(generated), "sample"),
-        "counterfactual": (explained, "counterfactual"),
+        "prediction": (predictions, read_cost(predictions) if predictions else {}, "image"),
+        "sample": (generated, _archive_cost(generated), "sample"),
+        "counterfactual": (explanations, explained, "counterfactual"),
     }
-    for what, (values, unit) in measured.items():
+    for what, (path, values, unit) in measured.items():
+        identity = Identity.from_run(run, scored=path)
         for quantity in ("ms", "calls"):
             if (value := values.get(f"{quantity}_per_{unit}")) is not None:
                 protocol = format_protocol(device=values.get("device", device))
                 rows.append(score_row(identity, metric=f"{quantity}_per_{what}", value=value, n=1, protocol=protocol))
+    identity = Identity.from_run(run, scored=explanations)
     for quantity in ("ms", "calls"):
         for name, value in explained.get(f"{quantity}_per_map", {}).items():
             protocol = format_protocol(map=name, device=device)

@@ -51,7 +51,7 @@ def score_generated(
     the training side, in pixels and in features.
     """
     target = pick_device(device)
-    identity = Identity.from_run(run)
+    identity = Identity.from_run(run, scored=generated)
     data = open_store(store)
     roles = data.split_rows(split)
     train = np.concatenate([roles["labelled"], roles["unlabelled"]])

@@ -6,12 +6,13 @@ import csv
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jointdiff.arrow import read_parquet, to_table
+from jointdiff.environment import UNKNOWN, environment, joined, read_environment, to_text
 from jointdiff.files import atomic_path
 
 if TYPE_CHECKING:
@@ -52,16 +53,22 @@ class Identity:
     code_version: str
     config_digest: str
     run_id: str
+    environment: str = field(default="", compare=False)  # with what the scores are made, which is not what they are
 
     @classmethod
-    def from_run(cls, run: Mapping[str, Any]) -> Identity:
+    def from_run(cls, run: Mapping[str, Any], *, scored: Path | str | None = None) -> Identity:
         """Read it from the content of a run.json.
+
+        ``scored`` is the file that is scored: who made it, and this process, then count among what made the scores.
 
         Raises:
             ValueError: a key is missing, with its name.
         """
         try:
             spec = run["spec"]
+            made_with = run.get("environment", UNKNOWN)
+            if scored is not None:
+                made_with = joined(made_with, read_environment(scored), environment())
             return cls(
                 dataset=spec["dataset"],
                 labels=spec["labels"],
@@ -70,6 +77,7 @@ class Identity:
                 code_version=run["code_version"],
                 config_digest=run["config_digest"],
                 run_id=run["run_id"],
+                environment=to_text(made_with),
             )
         except KeyError as error:
             raise ValueError(f"run.json has no key {error}; delete its folder to train the cell again") from error
@@ -86,7 +94,10 @@ def score_row(
     n: int = 0,
     protocol: str = "",
 ) -> Row:
-    """Return one row; ``interval`` is (low, high) and ``protocol`` comes from ``format_protocol``."""
+    """Return one row; ``interval`` is (low, high) and ``protocol`` comes from ``format_protocol``.
+
+    The last fact of the row's protocol is the environment.
+    """
     values = {
         **asdict(identity),
         "split": split,
@@ -96,7 +107,7 @@ def score_row(
         "ci_low": float(interval[0]),
         "ci_high": float(interval[1]),
         "n": int(n),
-        "protocol": protocol,
+        "protocol": "; ".join(filter(None, [protocol, format_protocol(environment=identity.environment or None)])),
     }
     return {column: values[column] for column in COLUMNS}
 
@@ -116,6 +127,12 @@ def parse_protocol(protocol: str) -> dict[str, str]:
     """Read the facts of a protocol back, as text."""
     facts = (part.partition("=") for part in protocol.split("; ") if part)
     return {key: value for key, _, value in facts}
+
+
+def split_protocol(protocol: str) -> tuple[str, str]:
+    """Return a protocol without the environment that ends it, and that environment; either may be empty."""
+    facts, _, made_with = f"; {protocol}".partition("; environment=")
+    return facts.removeprefix("; "), made_with
 
 
 def reason_of(row: Row) -> str:
@@ -180,12 +197,18 @@ def collect(paths: Iterable[Path | str], parquet: Path | str, csv_path: Path | s
     """
     rows = sort_rows(row for path in paths for row in read_rows(path))
     for one, other in pairwise(rows):
-        if all(one[column] == other[column] for column in COLUMNS if column not in {"value", "ci_low", "ci_high", "n"}):
+        if _names(one) == _names(other):
             what = ", ".join(f"{column}={one[column]}" for column in ("dataset", "labels", "method", "seed", "metric"))
             raise ValueError(f"two score rows are the same number ({what}); delete the stale table among the inputs")
     write_rows(rows, parquet)
     write_csv(csv_path, list(COLUMNS), ([row[column] for column in COLUMNS] for row in rows))
     return rows
+
+
+def _names(row: Row) -> list[Any]:
+    """Return what a row is the number of: made again in another environment, it is still the same number."""
+    named = {**row, "protocol": split_protocol(row["protocol"])[0]}
+    return [named[column] for column in COLUMNS if column not in {"value", "ci_low", "ci_high", "n"}]
 
 
 # With what a cell begins that a spreadsheet computes (OWASP, CSV injection), the wide letters of East Asia among them.

@@ -39,7 +39,7 @@ def score_votes(
     Raises:
         ValueError: the two files are not of the same images and labels, with their names.
     """
-    identity, recorded = Identity.from_run(run), read_votes(votes)
+    identity, recorded = Identity.from_run(run, scored=predictions), read_votes(votes)
     cell, errors = _aligned(recorded, read_predictions(predictions), f"{votes} and {predictions}")
     shared = {"groups": len(np.unique(cell.groups)), "bootstrap": bootstrap, "size": run["spec"].get("size")}
 

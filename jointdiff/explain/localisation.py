@@ -141,7 +141,7 @@ def score_explanations(
         arrays = {key: archive[key] for key in archive.files}
     seen = {key.removeprefix(FEATURES): arrays.pop(key) for key in list(arrays) if key.startswith(FEATURES)}
     enforced = {key.removeprefix(ENFORCED): arrays.pop(key) for key in list(arrays) if key.startswith(ENFORCED)}
-    identity, facts = Identity.from_run(run), _facts(arrays)
+    identity, facts = Identity.from_run(run, scored=explanations), _facts(arrays)
 
     def scorer_of(cases: Mapping[str, np.ndarray]) -> _Scorer:
         finding = cases["finding"].astype(int)

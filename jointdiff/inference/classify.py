@@ -15,6 +15,7 @@ from jointdiff.batches import answers, of_batches
 from jointdiff.config import ConfigError, Voting
 from jointdiff.data.store import Store, open_store
 from jointdiff.devices import pick_device
+from jointdiff.environment import environment
 from jointdiff.evaluate.votes_file import Votes, write_votes
 from jointdiff.evaluate.voting import fixed, replay
 from jointdiff.files import atomic_path
@@ -136,6 +137,7 @@ def _write_predictions(
     columns: dict[str, Any] = {"sample_id": data.sample_ids[rows], "group": data.groups[rows], "role": role}
     columns |= {f"score:{name}": scores[:, k] for k, name in enumerate(names)}
     columns |= {f"label:{name}": data.labels[rows, k] for k, name in enumerate(names)}
-    table = to_table(columns).replace_schema_metadata({"cost": json.dumps(cost), "kind": data.info.labels.kind})
+    about = {"cost": json.dumps(cost), "kind": data.info.labels.kind, "environment": json.dumps(environment())}
+    table = to_table(columns).replace_schema_metadata(about)
     with atomic_path(out) as aside:
         pq.write_table(table, aside)

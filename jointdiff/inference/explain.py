@@ -18,6 +18,7 @@ from jointdiff.batches import answers, image_batches
 from jointdiff.config import ConfigError, Explanation
 from jointdiff.data.store import Store, open_store
 from jointdiff.devices import pick_device
+from jointdiff.environment import environment
 from jointdiff.explain.archive import CHANGE_MAPS, ENFORCED, FEATURES, INSERTION
 from jointdiff.explain.insertion import insertion_path
 from jointdiff.explain.saliency import SALIENCY, centre_prior, change_map, random_map
@@ -101,7 +102,8 @@ def explain(
     if not group.is_main_process:
         return
     with atomic_path(out) as aside:
-        np.savez(aside, allow_pickle=False, **found, protocol=json.dumps(protocol), cost=json.dumps(cost))
+        about = {"protocol": protocol, "cost": cost, "environment": environment()}
+        np.savez(aside, allow_pickle=False, **found, **{name: json.dumps(facts) for name, facts in about.items()})
     _draw(found, names, Path(picture), title=data.info.title)
 
 

@@ -15,6 +15,7 @@ from jointdiff.config import ConfigError, Generation
 from jointdiff.data.source import DataInfo
 from jointdiff.data.store import open_store
 from jointdiff.devices import pick_device
+from jointdiff.environment import environment
 from jointdiff.files import atomic_path
 from jointdiff.method import Generator, Method, to_bytes
 from jointdiff.models import load_model
@@ -107,6 +108,7 @@ def generate(
             seeds=seeds,
             protocol=json.dumps(protocol),
             cost=json.dumps(cost),
+            environment=json.dumps(environment()),
         )
     _draw_grid(images, labels, info, Path(picture), settings)
 

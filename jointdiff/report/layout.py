@@ -17,6 +17,7 @@ from jointdiff.report.statistics import LOWER_IS_BETTER, NOTHING, Summary
 from jointdiff.report.wording import tex
 
 MAX_LINES = 34  # of one table on a page
+CONTINUED = "Continued: "  # before the caption of its further pages
 
 # --- What a table is --------------------------------------------------------------------------------------------------
 
@@ -136,7 +137,20 @@ def paged(table: Table) -> Iterator[Table]:
         room += len(section.lines) + 1
     for page, sections in enumerate(pages):
         part = replace(table, sections=tuple(sections))
-        yield replace(part, label=f"{table.label}-{page + 1}", caption=f"Continued: {table.caption}") if page else part
+        yield replace(part, label=f"{table.label}-{page + 1}", caption=CONTINUED + table.caption) if page else part
+
+
+def base_caption(table: Table) -> str:
+    """Return the caption that all parts of a table share."""
+    return table.caption.removeprefix(CONTINUED)
+
+
+def placed(line: Line, columns: Sequence[Column]) -> Iterator[tuple[Cell, Column]]:
+    """Yield each cell with the column at which it starts."""
+    start = 0
+    for cell in line.cells:
+        yield cell, columns[start]
+        start += cell.span
 
 
 # --- How a table is written -------------------------------------------------------------------------------------------
@@ -251,7 +265,7 @@ def to_latex(table: Table) -> str:
             lines.append(rf"\multicolumn{{{width + 1}}}{{@{{}}l}}{{\textit{{{tex(section.title)}}}}} \\")
         for line in section.lines:
             name = tex(line.name) + _tex_mark(notes.mark(line.note))
-            cells = [_tex_cell(cell, column, notes, table.compact) for cell, column in _placed(line, table.columns)]
+            cells = [_tex_cell(cell, column, notes, table.compact) for cell, column in placed(line, table.columns)]
             lines.append(" & ".join([name, *cells]) + r" \\")
     lines += [r"\bottomrule", r"\end{tabular}}%"]
     lines.append(r"\ifdim\wd0>\linewidth\resizebox{\linewidth}{!}{\usebox0}\else\usebox0\fi")
@@ -306,14 +320,6 @@ def _tex_signed(text: str) -> str:
     return rf"${text[0]}$\num{{{text[1:]}}}"
 
 
-def _placed(line: Line, columns: Sequence[Column]) -> Iterator[tuple[Cell, Column]]:
-    """Yield each cell with the column at which it starts."""
-    start = 0
-    for cell in line.cells:
-        yield cell, columns[start]
-        start += cell.span
-
-
 def write_latex(tables: Sequence[Table], path: Path | str) -> None:
     """Write tables as a file to \\input into a document, which also compiles by itself."""
     head = "% Input this file into a document that loads booktabs, siunitx and caption, or compile it by itself.\n"
@@ -332,7 +338,7 @@ def write_wide_csv(tables: Sequence[Table], path: Path | str) -> None:
             for line in section.lines:
                 values: dict[str, float] = {}
                 remarks = [line.note]
-                for cell, column in _placed(line, table.columns):
+                for cell, column in placed(line, table.columns):
                     head, s = _full(column), cell.summary
                     scaled = (column.scale * value for value in (s.mean, s.sd, s.low, s.high))
                     values |= {head + part: value for part, value in zip(parts, scaled, strict=True)}
@@ -366,7 +372,7 @@ def _markdown(table: Table) -> str:
                 lines.append(f"| *{_md(section.title)}* |" + " |" * len(table.columns))
             for line in section.lines:
                 cells = [_md(line.name) + _md_mark(notes.mark(line.note))]
-                for cell, column in _placed(line, table.columns):
+                for cell, column in placed(line, table.columns):
                     cells += [_md_cell(cell, column, notes, table.compact)] + [""] * (cell.span - 1)
                 lines.append("| " + " | ".join(cells) + " |")
         lines.append("")
@@ -434,7 +440,7 @@ def _html(table: Table) -> str:
                 lines.append(f'<tr class="section"><td colspan="{len(table.columns) + 1}">{text}</td></tr>')
             for line in section.lines:
                 cells = [f"<td>{html.escape(line.name)}{_md_mark(notes.mark(line.note))}</td>"]
-                for cell, column in _placed(line, table.columns):
+                for cell, column in placed(line, table.columns):
                     text = "–" if cell.empty else html.escape(number(cell, column, compact=table.compact))
                     text = {1: f"<b>{text}</b>", 2: f"<u>{text}</u>"}.get(cell.rank, text)
                     span = f' colspan="{cell.span}" class="span"' if cell.span > 1 else ""
@@ -462,7 +468,7 @@ def write_sources(tables: Sequence[Table], path: Path | str) -> None:
     for table in tables:
         for section in table.sections:
             for line in section.lines:
-                for cell, column in _placed(line, table.columns):
+                for cell, column in placed(line, table.columns):
                     behind = [rows.setdefault(id(row), (len(rows), row))[0] for row in cell.summary.rows]
                     numbers.append(
                         {

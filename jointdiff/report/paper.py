@@ -14,6 +14,7 @@ from pathlib import Path
 from jointdiff.evaluate.scores import Row, parse_protocol, read_rows
 from jointdiff.files import atomic_path
 from jointdiff.questions import QUESTIONS
+from jointdiff.report.environments import environments_of, tell
 from jointdiff.report.layout import PREAMBLE
 from jointdiff.report.statistics import Scores
 from jointdiff.report.wording import budget_name, dataset_name, method_name, tex
@@ -175,6 +176,8 @@ def _protocol(rows: Scores) -> list[str]:
             changing.append(rf"\item[{what}] {tex('; '.join(f'{k} = {v}' for k, v in constant.items()))}.")
     if changing:
         lines += [r"\subsection*{What changes the values}", r"\begin{description}", *changing, r"\end{description}"]
+    if made_with := environments_of(rows.rows):
+        lines += [r"\subsection*{Environment}", tex(f"Everything was made with {tell(made_with)}.")]
     lines += [r"\subsection*{Methods}", r"\begin{description}"]
     for method in rows.distinct("method"):
         versions = ", ".join(rows.distinct("code_version", method=method))
@@ -187,9 +190,9 @@ def _range(numbers: Sequence[int]) -> str:
 
 
 def _shared(facts: Sequence[Mapping[str, str]]) -> dict[str, str]:
-    """Return the facts on which all rows agree, but for the map, which every table names."""
-    first = facts[0] if facts else {}
-    return {k: v for k, v in first.items() if k not in ("map", "groups") and all(f.get(k) == v for f in facts)}
+    """Return the facts on which all rows agree, but for what tables name and what has a part of its own."""
+    first, apart = facts[0] if facts else {}, ("map", "groups", "environment")
+    return {k: v for k, v in first.items() if k not in apart and all(f.get(k) == v for f in facts)}
 
 
 def compile_tex(source: Path | str, out: Path | str, *, runs: int = 2) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from jointdiff.environment import UNKNOWN, to_text
+from jointdiff.evaluate.scores import Row, split_protocol
 from jointdiff.files import read_json
 from jointdiff.paths import TAG, cell
 
@@ -31,7 +33,7 @@ def trace(table: Path | str, line: str, column: str | None = None) -> str:
         head = _choose(column, (number["column"] for number in numbers), f"{name!r} has no column")
         numbers = [number for number in numbers if number["column"] == head]
     told: list[str] = []
-    runs: dict[str, Mapping[str, Any]] = {}
+    runs: dict[str, list[Row]] = {}
     for number in numbers:
         rows = [known["rows"][i] for i in number["rows"]]
         if not rows and number["shown"] == "–" and column is None:
@@ -40,9 +42,10 @@ def trace(table: Path | str, line: str, column: str | None = None) -> str:
         told += [f"{where}: {number['shown']}" + (f" ({number['note']})" if number["note"] else "")]
         told += _grid(rows) or ["  no score row is behind it"]
         told += [""]
-        runs |= {TAG.format(**row): row for row in rows}
-    for tag, row in runs.items():
-        told += [*_run(table, tag, row), ""]
+        for row in rows:
+            runs.setdefault(TAG.format(**row), []).append(row)
+    for tag, rows in runs.items():
+        told += [*_run(table, tag, rows), ""]
     return "\n".join(told).rstrip()
 
 
@@ -76,11 +79,12 @@ def _choose(asked: str, names: Iterable[str], complaint: str) -> str:
     raise ValueError(f"{complaint} {asked!r}{several}{', '.join(map(repr, begun or names)) or 'none'}")
 
 
-def _grid(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Write rows in columns as wide as they need, and in full what each was made by."""
+def _grid(rows: Sequence[Row]) -> list[str]:
+    """Write rows in columns as wide as they need; their environments stand with their runs."""
     if not rows:
         return []
-    lines = [FACTS + MADE_BY, *(tuple(_plain(row[name]) for name in FACTS + MADE_BY) for row in rows)]
+    shown = ({**row, "protocol": split_protocol(row["protocol"])[0]} for row in rows)
+    lines = [FACTS + MADE_BY, *(tuple(_plain(row[name]) for name in FACTS + MADE_BY) for row in shown)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return ["  " + "  ".join(f"{t:<{w}}" for t, w in zip(line, widths, strict=True)).rstrip() for line in lines]
 
@@ -89,8 +93,9 @@ def _plain(value: Any) -> str:
     return "" if value is None else f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
-def _run(table: Path, tag: str, row: Mapping[str, Any]) -> Iterator[str]:
-    """Say of a run where its files lie, what they were made from, and under what MLflow knows it."""
+def _run(table: Path, tag: str, rows: Sequence[Row]) -> Iterator[str]:
+    """Say of a run where its files lie, what they and its scores were made from and with, and how MLflow knows it."""
+    row = rows[0]
     where = (row["dataset"], row["labels"], row["method"], row["seed"])
     root = next((folder for folder in table.parents if cell(folder, *where).is_dir()), None)
     yield "run {run_id}: {method} on {dataset}, labels {labels}, seed {seed}".format(**row)
@@ -103,7 +108,10 @@ def _run(table: Path, tag: str, row: Mapping[str, Any]) -> Iterator[str]:
             if run["run_id"] != row["run_id"]:
                 yield f"  it holds another run by now, {run['run_id']}: the table is older"
             yield f"  spec: {record}; data digest: {run.get('data_digest', 'unknown')}"
+            yield f"  trained with: {to_text(run.get('environment', UNKNOWN))}"
         logs = root.parent.parent / "logs" / root.name
         steps = sorted(log.parent.name for log in logs.glob(f"*/{tag}.log"))
         yield f"  logs: {logs}/STEP/{tag}.log of {', '.join(steps) or 'no step'}"
+    for text in dict.fromkeys(split_protocol(row["protocol"])[1] for row in rows):
+        yield f"  scores made with: {text or to_text(UNKNOWN)}"
     yield f"""  MLflow: search for tags.`jointdiff.run` = "{row["config_digest"]} {row["code_version"]}\""""

@@ -13,6 +13,7 @@ from jointdiff.batches import image_batches
 from jointdiff.config import ConfigError, FirstStage
 from jointdiff.data.store import Store, open_store
 from jointdiff.devices import pick_device
+from jointdiff.environment import environment
 from jointdiff.files import atomic_path, write_json
 from jointdiff.method import to_bytes
 from jointdiff.nets.autoencoder import (
@@ -93,6 +94,7 @@ def make_first_stage(
             "spec": spec.model_dump(mode="json"),
             "latents": measured,
             "held_out": {name: held_out[name] for name in ("images", "psnr", "l1")},
+            "environment": cost.pop("environment", None) or environment(),  # a pretrained one is scaled here alone
             "cost": cost,
             "code_version": code_version,
         },

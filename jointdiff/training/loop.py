@@ -25,6 +25,7 @@ from jointdiff.data.augment import Views
 from jointdiff.data.source import Augmentations, DataInfo
 from jointdiff.data.store import Store, open_store
 from jointdiff.devices import describe, pick_device, pick_precision
+from jointdiff.environment import environment, joined
 from jointdiff.files import atomic_path, explain_trouble, remove_leftovers, sha256, write_json
 from jointdiff.method import Batch, Method, Trainable
 from jointdiff.models import load_model, save_model
@@ -101,7 +102,8 @@ def train(
     shutil.rmtree(out / FOLDER, ignore_errors=True)
     if (Path(state) / FOLDER).is_dir():
         shutil.move(Path(state) / FOLDER, out / FOLDER)
-    save_model(best, out / "model", run=run, results=cost)
+    made_with = cost.pop("environment")
+    save_model(best, out / "model", run=run, results=cost, made_with=made_with)
     with atomic_path(out / "metrics.jsonl") as aside:
         aside.write_bytes(lines)
     write_json(
@@ -117,6 +119,7 @@ def train(
             "roles": {role: len(rows) for role, rows in roles.items()},
             "tuning": tuning,
             "cost": cost,
+            "environment": made_with,
         },
     )
     forget(state)
@@ -280,10 +283,14 @@ def fit(
     pause = plan.checkpoint_seconds
     since, sums = now.progress.get("since", 0), now.sums  # steps since the last line, and what their terms add up to
 
+    def made_with() -> dict[str, str]:  # by all processes that had a part in it, on whatever machines
+        return joined(now.progress.get("environment", {}), environment())
+
     def keep(done: int) -> None:
         now.sums = sums
         now.progress.update(
             step=done,
+            environment=made_with(),
             since=since,
             seconds=time.monotonic() - started,
             micro_batches=shares.count,
@@ -388,6 +395,7 @@ def fit(
             "train_gflop": gflop,
             "best_step": now.progress.get("best_step", 0),
             "best_validation": now.progress["best"],
+            "environment": made_with(),
         },
     )
 

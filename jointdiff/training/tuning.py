@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from jointdiff.config import ConfigError, RunSpec
+from jointdiff.environment import environment
 from jointdiff.files import atomic_path, read_json, write_json
 from jointdiff.registry import load_method
 from jointdiff.seeding import rng
@@ -90,6 +91,7 @@ def try_settings(
             "failed": failed,
             "run_id": run.digest,
             "code_version": code_version,
+            "environment": cost.pop("environment", None) or environment(),  # of one that diverged, that of its end
             "cost": cost,
         },
     )

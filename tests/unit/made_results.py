@@ -95,6 +95,7 @@ def write_run(cell, dataset, labels, method, seed):
             "peak_memory_mib": 731.2,
             "device": "cpu: 2 cores",
         },
+        "environment": {"torch": "2.6.0", "commit": "0123456789ab (changed)"},
     }
     (cell / "run.json").write_text(json.dumps(run))
     return run

@@ -243,7 +243,7 @@ def test_findings_are_put_into_images_without_them(cells, tmp_path):
     assert (store.labels[enforced["sample"], enforced["finding"]] == 0).all()
     assert np.array_equal(enforced["group"], store.groups[enforced["sample"]].astype(str))
     assert np.array_equal(enforced["image"], store.images[enforced["sample"]])
-    of_removal = {"region", "map:random_map", "protocol", "cost"} | {
+    of_removal = {"region", "map:random_map", "protocol", "cost", "environment"} | {
         key for key in edits if "features:" in key or "insertion" in key
     }
     assert enforced.keys() == edits.keys() - of_removal

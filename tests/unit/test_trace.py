@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import platform
 import re
 import shutil
 from pathlib import Path
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from jointdiff import cli
-from jointdiff.evaluate.scores import Identity, Row, format_protocol, read_rows, score_row, write_rows
+from jointdiff.evaluate.scores import Identity, Row, format_protocol, read_rows, score_row, split_protocol, write_rows
 from jointdiff.report.tables import draw_tables
 from jointdiff.report.trace import trace
 from tests.unit.made_results import CHANGES, make_results
@@ -38,12 +39,16 @@ def test_a_mean_is_traced_to_the_rows_of_its_seeds(results: Path) -> None:
     assert len(rows) == 2
     for row in rows:
         line = next(line for line in said.splitlines() if f" {row['run_id']} " in line and "auroc" in line)
-        for name in ("dataset", "seed", "n", "code_version", "config_digest", "protocol"):
-            assert str(row[name]) in line
+        facts, made_with = split_protocol(row["protocol"])
+        for said_of in (*(str(row[name]) for name in ("dataset", "seed", "n", "code_version", "config_digest")), facts):
+            assert said_of in line
+        assert "environment" not in line and f"  scores made with: {made_with}\n" in said
         assert f"{row['value']:.6g}" in line and f"{row['ci_low']:.6g}" in line
     mean, sd = sum(row["value"] for row in rows) / 2, abs(rows[0]["value"] - rows[1]["value"]) / math.sqrt(2)
     assert said.startswith(f"classification-phantom, Joint diffusion, Macro AUROC 50 labels: {mean:.3f} ± {sd:.3f}\n")
     assert f"folder: {results / 'phantom/labels-50/joint/seed-0'}" in said
+    assert said.count("\n  trained with: torch 2.6.0, commit 0123456789ab (changed)\n") == 2
+    assert f"scores made with: Python {platform.python_version()}, torch 2.6.0" in said
     assert "logs/made/STEP/phantom-50-joint-0.log of train_method" in said
     assert 'tags.`jointdiff.run` = "joint-50-0 0123456789ab"' in said
 

@@ -86,7 +86,10 @@ def test_everything_is_shown_once(ready: Path) -> None:
     assert child.data.tags["mlflow.note.content"] == "# A card"
     assert child.data.tags.items() >= {
         "dataset": "phantom", "labels": "50", "method": "joint", "code_version": "abc", "config_digest": spec(1).digest,
+        "environment.torch": "2.15.0", "environment.commit": "0123456789ab (changed)",
     }.items()  # fmt: skip
+    same_torch = client.search_runs([child.info.experiment_id], "tags.`environment.torch` = '2.15.0'")
+    assert {run.info.run_id for run in same_torch} == {run.info.run_id for run in children.values()}
     assert child.data.params.items() >= {"training.steps": "40", "settings.width": "16", "seed": "1"}.items()
     for split in ("train", "validation"):
         curve = client.get_metric_history(child.info.run_id, f"{split}/loss")

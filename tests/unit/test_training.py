@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 import jointdiff.training.loop as loop
 from jointdiff.config import ConfigError
 from jointdiff.data.store import open_store
+from jointdiff.environment import environment, to_text
 from jointdiff.files import read_json
 from jointdiff.models import load_model
 from jointdiff.registry import load_method
@@ -257,11 +258,27 @@ def test_what_a_training_leaves_behind(data, tmp_path):
     assert record["run_id"] == run.digest
     assert record["code_version"] == "c0de"
     assert record["roles"] == {"labelled": 12, "validation": 8, "unlabelled": 16, "test": 12}
+    assert record["environment"] == environment()
+    assert f"\n- made with {to_text(environment())}\n" in (tmp_path / "model/README.md").read_text()
     cost = record["cost"]
     assert cost["parameters"] == sum(p.numel() for p in load_model(tmp_path / "model").parameters())
     assert cost["network"] == "WRN-10-1"
     assert cost["train_seconds"] > 0
     assert cost["images_per_second"] == pytest.approx(24 / cost["train_seconds"])
+
+
+def test_a_training_resumed_elsewhere_names_both_machines(data, tmp_path, monkeypatch):
+    elsewhere = environment() | {"torch": "2.6.0", "instructions": "AVX2"}
+    run = spec("supervised", checkpoint_seconds=0.0)
+    with monkeypatch.context() as patched, dies_after_checkpoint(monkeypatch):
+        patched.setattr(loop, "environment", lambda: elsewhere)
+        train(run, **data, out=tmp_path, state=tmp_path / "state")
+    train(run, **data, out=tmp_path, state=tmp_path / "state")
+    found = read_json(tmp_path / "run.json")["environment"]
+    assert found == environment() | {
+        "torch": f"2.6.0 then {torch.__version__}",
+        "instructions": " then ".join(dict.fromkeys(["AVX2", environment()["instructions"]])),
+    }
 
 
 def test_the_best_validated_average_is_kept(data, tmp_path, monkeypatch):

@@ -56,6 +56,7 @@ def write_cell(results: Path, seed: int, *, steps: int = 40) -> Path:
     record = {
         "spec": run.model_dump(mode="json"), "settings": {"width": 16}, "run_id": run.digest,
         "config_digest": run.digest, "code_version": "abc", "data_digest": "f" * 64, "roles": {"test": 3},
+        "environment": {"torch": "2.15.0", "commit": "0123456789ab (changed)"},
         "cost": {"train_seconds": 2.5, "steps": 40, "device": "CPU", "best_validation": 0.8 + 0.1 * seed},
     }  # fmt: skip
     (cell / "run.json").write_text(json.dumps(record))

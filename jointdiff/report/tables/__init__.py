@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from jointdiff.evaluate.scores import read_rows
+from jointdiff.report.environments import mark_environments
 from jointdiff.report.evidence import Changes, Evidence
 from jointdiff.report.layout import WRITERS, Table
 from jointdiff.report.published import read_published
@@ -81,7 +82,7 @@ def draw_tables(
     )
     written = []
     for name, kind in TABLES.items():
-        tables = list(kind.build(evidence)) or [Table(name, kind.nothing, "Method")]
+        tables = mark_environments(kind.build(evidence)) or [Table(name, kind.nothing, "Method")]
         for suffix in FORMATS:
             written.append(Path(out) / f"{name}.{suffix}")
             WRITERS[suffix](tables, written[-1])
