@@ -15,6 +15,7 @@ from pydantic import BaseModel, ValidationError
 from jointdiff.addresses import without_secrets
 from jointdiff.config import ConfigError, Explanation, Generation, Voting, load_experiment
 from jointdiff.declared import SCHEMA
+from jointdiff.paths import snakefile
 
 if TYPE_CHECKING:
     from jointdiff.apply import Answers
@@ -60,8 +61,11 @@ def _parser() -> argparse.ArgumentParser:
     mirror.add_argument("destination", type=Path, help="folder to fill")
     mirror.add_argument("datasets", nargs="*", help="data sets, or configurations that name some (default: all)")
 
+    command("workflow", _workflow)
+
     schema = command("schema", _schema)
-    schema.add_argument("--out", type=Path, default=SCHEMA, help="file to write (default: %(default)s)")
+    text = "file to write (default: the package's own, to be written anew in a source tree)"
+    schema.add_argument("--out", type=Path, default=SCHEMA, help=text)
 
     partial = command("partial", _partial)
     partial.add_argument("config", type=Path, help="configuration file")
@@ -203,6 +207,11 @@ def _mirror_data(options: argparse.Namespace) -> int:
     report = mirror_datasets(list(wanted.values()), options.destination)
     print(report)
     return int(not report.complete)
+
+
+def _workflow(options: argparse.Namespace) -> None:
+    """Print where the workflow's Snakefile is, for `snakemake --snakefile`; its profiles and examples lie beside it."""
+    print(snakefile())
 
 
 def _schema(options: argparse.Namespace) -> None:
