@@ -5,12 +5,13 @@ from snakemake.utils import min_version
 min_version("9.19")
 
 DEFAULT = "config/config.yaml"
+OWN = workflow.modifier.is_main_snakefile() and not Path(DEFAULT).is_file()  # read from beside this Snakefile
 
 
 # `--configfile` replaces this default instead of being merged into it: an experiment is one file.
 if not workflow.overwrite_configfiles:
 
-    configfile: DEFAULT if Path(DEFAULT).is_file() else workflow.source_path(DEFAULT)
+    configfile: workflow.source_path(DEFAULT) if OWN else DEFAULT
 
 
 include: "rules/common.smk"

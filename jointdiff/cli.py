@@ -64,8 +64,8 @@ def _parser() -> argparse.ArgumentParser:
     command("workflow", _workflow)
 
     schema = command("schema", _schema)
-    text = "file to write (default: the package's own, to be written anew in a source tree)"
-    schema.add_argument("--out", type=Path, default=SCHEMA, help=text)
+    text = "file to write (default: jointdiff/schema.json in a source tree, otherwise schema.json)"
+    schema.add_argument("--out", type=Path, help=text)
 
     partial = command("partial", _partial)
     partial.add_argument("config", type=Path, help="configuration file")
@@ -219,9 +219,11 @@ def _schema(options: argparse.Namespace) -> None:
     from jointdiff.files import atomic_path
     from jointdiff.schema import config_schema
 
-    with atomic_path(options.out) as aside:
+    in_source_tree = snakefile().parent == SCHEMA.parents[1]
+    out = options.out or (SCHEMA if in_source_tree else Path(SCHEMA.name))  # an installed package is left as it is
+    with atomic_path(out) as aside:
         aside.write_text(json.dumps(config_schema(), indent=2) + "\n", encoding="utf-8")
-    print(f"wrote {options.out}")
+    print(f"wrote {out}")
 
 
 def _partial(options: argparse.Namespace) -> None:

@@ -30,7 +30,7 @@ WILDCARDS = {
 
 
 def snakefile() -> Path:
-    """Return the Snakefile of the workflow: a wheel holds a copy in the package, a source tree has it beside the package.
+    """Return the workflow's Snakefile: a wheel holds a copy in the package, a source tree has it beside the package.
 
     Raises:
         FileNotFoundError: there is neither.

@@ -50,7 +50,7 @@ INCEPTION_WEIGHTS = inception_weights(
 pathvars:
     results=f"results/{experiment.name}",
     logs=f"logs/{experiment.name}",
-    benchmarks=f"results/{experiment.name}/benchmarks",
+    benchmarks="<results>/benchmarks",
 
 
 # Where these are in the end, also as a module with paths or a prefix of its own: the report's Snakemake is told.
