@@ -168,5 +168,5 @@ def test_the_smoke_grid_runs_from_a_wheel_as_a_module(programs: Path, clean: dic
     assert len((tmp_path / "summary.txt").read_text(encoding="utf-8").splitlines()) > 100
     installed = ran(tmp_path, programs / "jointdiff", "workflow", **clean).strip()
     (tmp_path / "plain.yaml").write_text(yaml.safe_dump({**smoke, "name": "study"}), encoding="utf-8")
-    plain = [programs / "snakemake", "--snakefile", installed, "--cores", "1", "-n", "--configfile", "plain.yaml"]
-    assert "Nothing to be done" in ran(tmp_path, *plain, "results/study/report.html", **clean)
+    plain = [programs / "snakemake", "results/study/report.html", "--snakefile", installed, "--cores", "1", "-n"]
+    assert "Nothing to be done" in ran(tmp_path, *plain, "--configfile", "plain.yaml", **clean)
