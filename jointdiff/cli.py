@@ -15,6 +15,7 @@ from pydantic import BaseModel, ValidationError
 from jointdiff.addresses import without_secrets
 from jointdiff.config import ConfigError, Explanation, Generation, Voting, load_experiment
 from jointdiff.declared import SCHEMA
+from jointdiff.paths import snakefile
 
 if TYPE_CHECKING:
     from jointdiff.apply import Answers
@@ -60,8 +61,11 @@ def _parser() -> argparse.ArgumentParser:
     mirror.add_argument("destination", type=Path, help="folder to fill")
     mirror.add_argument("datasets", nargs="*", help="data sets, or configurations that name some (default: all)")
 
+    command("workflow", _workflow)
+
     schema = command("schema", _schema)
-    schema.add_argument("--out", type=Path, default=SCHEMA, help="file to write (default: %(default)s)")
+    text = "file to write (default: jointdiff/schema.json in a source tree, otherwise schema.json)"
+    schema.add_argument("--out", type=Path, help=text)
 
     partial = command("partial", _partial)
     partial.add_argument("config", type=Path, help="configuration file")
@@ -205,14 +209,21 @@ def _mirror_data(options: argparse.Namespace) -> int:
     return int(not report.complete)
 
 
+def _workflow(options: argparse.Namespace) -> None:
+    """Print where the workflow's Snakefile is, for `snakemake --snakefile`; its profiles and examples lie beside it."""
+    print(snakefile())
+
+
 def _schema(options: argparse.Namespace) -> None:
     """Write the JSON Schema of configurations, with every built-in method's settings."""
     from jointdiff.files import atomic_path
     from jointdiff.schema import config_schema
 
-    with atomic_path(options.out) as aside:
+    in_source_tree = snakefile().parent == SCHEMA.parents[1]
+    out = options.out or (SCHEMA if in_source_tree else Path(SCHEMA.name))  # an installed package is left as it is
+    with atomic_path(out) as aside:
         aside.write_text(json.dumps(config_schema(), indent=2) + "\n", encoding="utf-8")
-    print(f"wrote {options.out}")
+    print(f"wrote {out}")
 
 
 def _partial(options: argparse.Namespace) -> None:

@@ -606,8 +606,7 @@ def _check_names(experiment: Experiment) -> None:
             if not Path(path).is_file():
                 raise ConfigError(f"{key}.lists.{listed}: there is no file {path}; it should hold one sample id a line")
     for name, first in experiment.autoencoders.items():
-        if "autoencoder" in declared():
-            check_settings(first.settings, declared()["autoencoder"], f"autoencoders.{name}.settings.")
+        check_settings(first.settings, declared()["autoencoder"], f"autoencoders.{name}.settings.")
     for name, variant in experiment.methods.items():
         check_no_label_is_handed_on(name, methods=experiment.methods)
         method, key = variant.method or name, f"methods.{name}"

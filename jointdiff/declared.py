@@ -10,18 +10,25 @@ from typing import Any
 
 from jointdiff.complaints import ConfigError, check_known
 
-SCHEMA = Path(__file__).parent.parent / "config" / "schema.json"  # `jointdiff schema` writes it
+SCHEMA = Path(__file__).with_name("schema.json")  # `jointdiff schema` writes it
 
 
 @cache
 def declared() -> dict[str, Any]:
-    """Return what the schema says of methods and autoencoders; empty where the file is not installed."""
-    return json.loads(SCHEMA.read_text(encoding="utf-8"))["$defs"] if SCHEMA.is_file() else {}
+    """Return what the schema says of methods and autoencoders.
+
+    Raises:
+        ConfigError: the file is missing; without it no method could be checked, and rules would be left out.
+    """
+    try:
+        return json.loads(SCHEMA.read_text(encoding="utf-8"))["$defs"]
+    except FileNotFoundError:
+        raise ConfigError(f"{SCHEMA} is missing: install jointdiff-bench anew") from None
 
 
 def declared_methods() -> dict[str, Any]:
     """Map every built-in method to the schema of its settings."""
-    return declared().get("methods", {})
+    return declared()["methods"]
 
 
 def abilities(method: str) -> frozenset[str]:

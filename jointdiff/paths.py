@@ -1,4 +1,4 @@
-"""Where results lie. Light: the rules and everything that walks over results share these few lines.
+"""Where results lie, and files of the package. Light: the rules and all that walks over results share these lines.
 
 ``<results>``, ``<resources>`` and ``<logs>`` are Snakemake's path variables; the key ``pathvars`` of a configuration
 moves them.
@@ -14,6 +14,7 @@ FIRST_STAGE = "<results>/{dataset}/autoencoders/{autoencoder}/seed-{seed}"  # on
 TRIAL = CELL + "/tuning/trial-{trial}"  # one training of a search, of which only numbers are kept
 INCEPTION = "<resources>/inception/inception-2015-12-05.pt"  # where clean-fid's weights are downloaded to
 TAG = "{dataset}-{labels}-{method}-{seed}"  # the same cell in the name of a log or benchmark
+PUBLISHED = Path(__file__).parent / "report" / "published.csv"  # numbers of papers
 
 # How each part of a path may look, so that no part swallows another.
 WILDCARDS = {
@@ -26,6 +27,20 @@ WILDCARDS = {
     "seed": r"\d+",
     "trial": r"\d+",
 }
+
+
+def snakefile() -> Path:
+    """Return the workflow's Snakefile: a wheel holds a copy in the package, a source tree has it beside the package.
+
+    Raises:
+        FileNotFoundError: there is neither.
+    """
+    package = Path(__file__).parent
+    candidates = [package / "workflow" / "Snakefile", package.parent / "Snakefile"]
+    for candidate in candidates:
+        if candidate.is_file():
+            return candidate
+    raise FileNotFoundError(f"there is no {' and no '.join(map(str, candidates))}: install jointdiff-bench anew")
 
 
 def cell(results: Path | str, dataset: str, labels: str, method: str, seed: int) -> Path:

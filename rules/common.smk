@@ -10,7 +10,7 @@ from jointdiff.config import parse_experiment
 from jointdiff.declared import abilities
 from jointdiff.doctor import missing_tex
 from jointdiff.jobs import keep_memory
-from jointdiff.paths import CELL, FIRST_STAGE, INCEPTION, SPLIT, TAG, TRIAL, WILDCARDS, inception_weights
+from jointdiff.paths import CELL, FIRST_STAGE, INCEPTION, PUBLISHED, SPLIT, TAG, TRIAL, WILDCARDS, inception_weights
 from jointdiff.provenance import code_version
 from jointdiff.questions import numbered
 from jointdiff.registry import describe_source, methods, sources
@@ -50,7 +50,14 @@ INCEPTION_WEIGHTS = inception_weights(
 pathvars:
     results=f"results/{experiment.name}",
     logs=f"logs/{experiment.name}",
-    benchmarks=f"results/{experiment.name}/benchmarks",
+    benchmarks="<results>/benchmarks",
+
+
+# Where these are in the end, also as a module with paths or a prefix of its own: the report's Snakemake is told.
+FOLDERS = {
+    name: workflow.pathvars.apply(workflow.modifier.path_modifier.replace_prefix(f"<{name}>"))
+    for name in ("results", "resources", "logs", "benchmarks")
+}
 
 
 wildcard_constraints:
@@ -67,7 +74,7 @@ onstart:
 onerror:
     print(
         "What is finished can be looked at: uv run jointdiff partial "
-        f"{(workflow.overwrite_configfiles or ['config/config.yaml'])[0]} draws it, with a reason for every gap."
+        f"{workflow.configfiles[0]} draws it, with a reason for every gap."
     )
 
 

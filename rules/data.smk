@@ -1,11 +1,6 @@
 """From published files to a prepared store and the roles of its images."""
 
 
-localrules:  # the nodes of many clusters have no way out
-    download_dataset,
-    download_inception,
-
-
 # One part by default, since its threads use the whole machine; the profile of a cluster says more.
 scattergather:
     prepare=1,
@@ -18,6 +13,7 @@ rule download_dataset:
     log:
         "<logs>/download_dataset/{raw}.log",
     retries: 2
+    localrule: True  # the nodes of many clusters have no way out
     # The mirror is read by the script itself: where bytes came from changes nothing, their checksums are fixed.
     params:
         reading=lambda w: reading(dataset_of_raw(w)),
@@ -32,6 +28,7 @@ rule download_inception:
     log:
         "<logs>/download_inception.log",
     retries: 2
+    localrule: True  # the nodes of many clusters have no way out
     script:
         "../workflow_scripts/download_inception.py"
 

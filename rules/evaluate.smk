@@ -1,10 +1,6 @@
 """From predictions, images and explanations to tidy score rows."""
 
 
-localrules:
-    collect_scores,
-
-
 rule score_classification:
     input:
         predictions=f"{CELL}/predictions.parquet",
@@ -128,6 +124,7 @@ rule collect_scores:
         csv="<results>/scores.csv",
     log:
         "<logs>/collect_scores.log",
+    localrule: True
     params:
         code_version=code_version("jointdiff.evaluate.scores"),
     script:

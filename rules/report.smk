@@ -1,14 +1,6 @@
 """What a person reads: tables, figures, one document, one page in the browser."""
 
 
-localrules:
-    draw_audit,
-    draw_tables,
-    draw_figures,
-    compile_paper,
-    compile_report,
-
-
 rule draw_audit:
     input:
         store=store,
@@ -29,6 +21,7 @@ rule draw_audit:
         ),
     log:
         "<logs>/draw_audit/{dataset}.log",
+    localrule: True
     params:
         code_version=code_version("jointdiff.report.audit"),
     script:
@@ -39,7 +32,7 @@ rule draw_tables:
     input:
         scores="<results>/scores.parquet",
         predictions=of_cells("predictions.parquet"),
-        published=local(str(Path(workflow.basedir, "config", "published.csv"))),
+        published=local(str(PUBLISHED)),
     output:
         expand(
             "<results>/tables/{table}.{kind}",
@@ -73,6 +66,7 @@ rule draw_tables:
         page("<results>/tables/cost.html", "What does it cost?"),
     log:
         "<logs>/draw_tables.log",
+    localrule: True
     params:
         methods=list(experiment.methods),
         changes=experiment.changes(),
@@ -102,6 +96,7 @@ rule draw_figures:
         page("<results>/figures/risk.png", "Can its probabilities be trusted?"),
     log:
         "<logs>/draw_figures.log",
+    localrule: True
     params:
         methods=list(experiment.methods),
         alpha=1 - experiment.evaluation.confidence,
@@ -124,6 +119,7 @@ rule compile_paper:
         source="<results>/paper.tex",
     log:
         "<logs>/compile_paper.log",
+    localrule: True
     params:
         title=f"JointDiff Bench: {experiment.name}",
         code_version=code_version("jointdiff.report.paper"),
@@ -145,8 +141,10 @@ rule compile_report:
         "<results>/report.html",
     log:
         "<logs>/compile_report.log",
+    localrule: True
     params:
         storage=storage,
+        pathvars=FOLDERS,
         code_version=code_version("jointdiff.report.landing"),
     script:
         "../workflow_scripts/compile_report.py"

@@ -1,17 +1,13 @@
 """What MLflow shows. Its address is no parameter: runs stay valid wherever they are shown."""
 
 
-localrules:
-    create_tracking_store,
-    sync_tracking,
-
-
 rule create_tracking_store:
     output:
         store="<results>/tracking/store.json",
     log:
         "<logs>/create_tracking_store.log",
     priority: 200
+    localrule: True
     params:
         tracking=lookup("tracking", within=config),
         experiment=experiment.name,
@@ -33,5 +29,6 @@ rule sync_tracking:
         synchronised="<results>/tracking/synchronised.json",
     log:
         "<logs>/sync_tracking.log",
+    localrule: True
     script:
         "../workflow_scripts/sync_tracking.py"

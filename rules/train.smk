@@ -1,11 +1,5 @@
 """First stages where methods work in latents, then one training per cell of the grid, all by the same loop."""
 
-
-localrules:
-    choose_settings,
-    collect_trials,
-
-
 # Whom other jobs wait for trains first, so that nothing long is left for the end.
 FIRST = [
     name
@@ -104,6 +98,7 @@ rule choose_settings:
     log:
         f"<logs>/choose_settings/{TAG}.log",
     priority: 120
+    localrule: True
     params:
         code_version=code_version("jointdiff.training.tuning"),
     script:
@@ -117,6 +112,7 @@ rule collect_trials:
         table=page("<results>/tuning.csv", "Which classifier with few labels?"),
     log:
         "<logs>/collect_trials.log",
+    localrule: True
     params:
         code_version=code_version("jointdiff.report.trials"),
     script:

@@ -11,7 +11,7 @@ from itertools import chain
 from pathlib import Path
 
 from jointdiff.config import Experiment, MethodVariant
-from jointdiff.declared import SCHEMA, abilities
+from jointdiff.declared import abilities
 from jointdiff.evaluate.scores import (
     COLUMNS,
     MACRO,
@@ -26,7 +26,7 @@ from jointdiff.evaluate.scores import (
     write_rows,
 )
 from jointdiff.files import read_json
-from jointdiff.paths import TAG, cell
+from jointdiff.paths import PUBLISHED, TAG, cell
 from jointdiff.report.figures import draw_figures
 from jointdiff.report.paper import TexMissingError, compile_paper
 from jointdiff.report.statistics import PARTING
@@ -99,7 +99,7 @@ def draw_partial(experiment: Experiment, results: Path, *, logs: Path) -> tuple[
         out / "scores.parquet",
         predictions,
         out / "tables",
-        published=SCHEMA.with_name("published.csv"),
+        published=PUBLISHED,
         methods=list(experiment.methods),
         changes=experiment.changes(),
         draws=experiment.evaluation.bootstrap,

@@ -12,6 +12,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from jointdiff import declared
 from jointdiff.config import ConfigError, RunSpec, Training, load_experiment, parse_experiment
 from jointdiff.declared import SCHEMA
 from jointdiff.schema import config_schema
@@ -49,6 +50,16 @@ def test_every_key_of_a_shipped_configuration_is_commented(path: Path) -> None:
     }  # explained by their own lines, or by being a module's name
     explained = keys(path, commented=True) | keys(ROOT / "config" / "config.yaml", commented=True)
     assert keys(path, commented=False) - names - explained == set()
+
+
+def test_a_package_without_its_schema_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(declared, "SCHEMA", tmp_path / "schema.json")
+    declared.declared.cache_clear()
+    try:
+        with pytest.raises(ConfigError, match=r"schema\.json is missing: install jointdiff-bench anew"):
+            declared.abilities("diffusion_classifier")
+    finally:
+        declared.declared.cache_clear()
 
 
 def test_the_schema_file_is_in_step_with_the_types() -> None:

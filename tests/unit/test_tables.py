@@ -5,11 +5,11 @@ import math
 import re
 import shutil
 import subprocess
-from pathlib import Path
 
 import pytest
 
 from jointdiff.evaluate.scores import MACRO, Identity, collect, format_protocol, read_rows, score_row, write_rows
+from jointdiff.paths import PUBLISHED
 from jointdiff.report import paper
 from jointdiff.report.figures import draw_figures
 from jointdiff.report.layout import Cell, Column, Line, Section, Table, number, rank, to_latex, write_html
@@ -21,7 +21,6 @@ from jointdiff.report.wording import budget_axis, change_name, dataset_name, met
 from tests.conftest import require
 from tests.unit.made_results import CHANGES, make_results
 
-PUBLISHED = Path(__file__).parents[2] / "config" / "published.csv"
 needs_tex = pytest.mark.skipif(not shutil.which("pdflatex"), reason="pdflatex is not installed")
 
 
