@@ -6,6 +6,7 @@ A text that may mean several things is an error until an option says which: ``un
 
 from __future__ import annotations
 
+import json
 import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -14,7 +15,7 @@ from itertools import chain
 from typing import TYPE_CHECKING, Literal
 
 from jointdiff.data.own.problems import Problems
-from jointdiff.data.own.spelling import Names, alike, canonical, rounded
+from jointdiff.data.own.spelling import Names, alike, canonical, rounded, told_apart
 
 if TYPE_CHECKING:
     from jointdiff.data.own.tables import Options, Table
@@ -24,6 +25,7 @@ Split = Literal["train", "validation", "test"]
 Places = Mapping[str, Sequence[int]]  # each text of a column, in order, and its rows
 
 UNKNOWN = float("nan")
+MOST = 2000  # classes that are taken from a column; more are free text, or names of images
 
 
 def _forms(*words: str) -> frozenset[str]:
@@ -87,8 +89,12 @@ def column_places(table: Table, column: str) -> dict[str, list[int]]:
 
 def said(text: str, numbers: Sequence[int]) -> str:
     """Name a text and its first rows."""
+    return f"{text!r} in {_rows(numbers)}"
+
+
+def _rows(numbers: Sequence[int]) -> str:
     shown = ", ".join(map(str, numbers[:3])) + (f" and {len(numbers) - 3:,} more" if len(numbers) > 3 else "")
-    return f"{text!r} in row{'s' * (len(numbers) > 1)} {shown}"
+    return f"row{'s' * (len(numbers) > 1)} {shown}"
 
 
 @dataclass(frozen=True)
@@ -112,6 +118,8 @@ def read_labels(options: Options, table: Table, problems: Problems) -> Labels:
     kind: Kind = "one_of_k" if options.task == "one_of_k" else "multi_label"
     if not options.labels or any(column not in table.columns for column in options.labels):
         return Labels(kind, options.labels, {})
+    for found in alike(options.labels):
+        problems.add("names of findings look alike", "Rename or remove one", ", ".join(found), severity="warning")
     columns = {column: column_places(table, column) for column in options.labels}
     if len(columns) == 1:
         ((column, places),) = columns.items()
@@ -175,13 +183,17 @@ class _Column:
     def classes(self) -> Labels:
         """Take each text as the name of a class, of which an image has one."""
         self._tell("list all classes in classes if it is one")
+        if not self.options.classes and len(self.known) > min(MOST, max(20, sum(map(len, self.known.values())) / 2)):
+            what = f"the column {self.name!r} holds {len(self.known):,} texts, too many for classes"
+            self.problems.add(what, "Choose another column in labels, or list the classes in classes")
+            return Labels("one_of_k", (), {})
         meant = self._named(self.known)
         names = self.options.classes or _in_order(meant.values())
         if len(names) < 2:
             self.problems.add(f"the column {self.name!r} holds fewer than two classes", "Label images of at least two")
         mark = None if self.options.classes else find_separator(self.known)
         if mark:
-            remedy = f'Set separator: "{mark}" to have findings instead, or list such classes in classes'
+            remedy = f"Set separator: {json.dumps(mark)} to have findings instead, or list such classes in classes"
             place = next(said(text, rows) for text, rows in self.known.items() if mark in text)
             self.problems.add("several findings in a cell count as one class", remedy, place, severity="warning")
         vectors = {name: tuple(float(name == other) for other in names) for name in names}
@@ -201,7 +213,7 @@ class _Column:
         # In a cell of its own or beside findings, a word for unknown means the same.
         within = {token: rows for token, rows in tokens.items() if token not in none and self._is_unlabelled(token)}
         others = tokens.keys() - within.keys()
-        self.asked |= {token: rows for token, rows in tokens.items() if self._is_doubtful(token, others)}
+        self.asked |= {token: tokens[token] for token in tokens if token in others and self._is_doubtful(token, others)}
         self.unlabelled |= {token: rows for token, rows in within.items() if token not in self.unlabelled}
         self._tell("to no_finding if it means that there is none; list all findings in classes if it is one")
         named = {token: rows for token, rows in tokens.items() if token in others - none and token not in self.asked}
@@ -242,13 +254,17 @@ class _Column:
         if not self.options.classes:
             return _joined("classes", places, how, self.problems)
         meant = {}
+        mark = find_separator(places)
+        remedy = "Correct it or add it to classes" + (
+            f"; for findings set separator: {json.dumps(mark)}" if mark else ""
+        )
         for text, rows in places.items():
             name = text if text in self.declared.names else None if how == "keep" else self.declared.find(text)
             if name is None:
                 for row in rows:
                     self.problems.add(
                         f"a class is none of {', '.join(self.options.classes)}",
-                        "Correct it or add it to classes",
+                        remedy,
                         f"row {row} {text!r}{self.declared.hint(text)}",
                     )
                 continue
@@ -260,6 +276,8 @@ class _Column:
 
 
 def _parts(text: str, separator: str) -> list[str]:
+    if listed := re.fullmatch(r"\[(.*)\]", text):  # as Python writes a list of texts
+        return list(dict.fromkeys(part.strip(" '\"") for part in listed[1].split(separator) if part.strip(" '\"")))
     return list(dict.fromkeys(part.strip() for part in text.split(separator) if part.strip()))
 
 
@@ -276,7 +294,7 @@ def _joined(what: Literal["classes", "groups"], places: Places, how: str, proble
     """Map each text to the one that stands for it: its most frequent spelling, or itself where alike ones are kept."""
     meant = {text: text for text in places}
     for found in alike(places):
-        place = ", ".join(said(text, places[text]) for text in found)
+        place = ", ".join(f"{shown} in {_rows(places[text])}" for text, shown in told_apart(found).items())
         best = max(found, key=lambda text: len(places[text]))
         option = f"alike_{what}"
         if how == "ask":
@@ -292,21 +310,22 @@ def _joined(what: Literal["classes", "groups"], places: Places, how: str, proble
     return meant
 
 
-SEPARATORS = ("|", ";", "；", "、", ",", " / ", " + ", "/", "+")
+BARS = ("|", "｜", ";", "；", "\n")  # hardly ever part of a name
+SEPARATORS = (*BARS, "、", ",", " / ", " + ", " & ", "/", "+")
 
 
 def find_separator(texts: Collection[str]) -> str | None:
     """Return what separates findings in cells, or None.
 
-    A bar or a semicolon does wherever it stands. A comma, a stroke or a plus may belong to the name of a class: each
-    part must come in several cells, and half of them alone.
+    A bar, a semicolon or a new line does wherever it stands. A comma, a stroke or a plus may belong to the name of a
+    class: each part must come in several cells, and half of them alone.
     """
     for mark in SEPARATORS:
         cells = [_parts(text, mark) for text in texts]
         parts = {part for cell in cells if len(cell) > 1 for part in cell}
         times = Counter(part for cell in cells for part in cell)
         alone = parts & {cell[0] for cell in cells if len(cell) == 1}
-        if parts and (mark in "|;；" or (2 * len(alone) >= len(parts) and all(times[part] > 1 for part in parts))):
+        if parts and (mark in BARS or (2 * len(alone) >= len(parts) and all(times[part] > 1 for part in parts))):
             return mark
     return None
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from decimal import Decimal
 from functools import lru_cache
@@ -29,7 +30,8 @@ def canonical(text: str) -> str:
     another. Zeros behind a decimal point count: ``1.1``, ``1.01`` and ``1.10`` are three.
     """
     if not (text.isascii() and text.isprintable()):
-        text = "".join(letter for letter in text if not _invisible(letter)).translate(_QUOTES)
+        text = "".join(letter for letter in text if not _invisible(letter))
+        text = unicodedata.normalize("NFC", text).translate(_QUOTES)
         text = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
         text = "".join(map(_plain_letter, text)).translate(_TWINS)
     text = text.casefold().strip()
@@ -67,6 +69,13 @@ def alike(texts: Iterable[str]) -> list[tuple[str, ...]]:
     for text in texts:
         forms.setdefault(canonical(text), {})[text] = None
     return [tuple(found) for found in forms.values() if len(found) > 1]
+
+
+def told_apart(texts: Sequence[str]) -> dict[str, str]:
+    """Return each text as a message shows it: with escapes where two would look the same."""
+    looks = {text: unicodedata.normalize("NFC", text).casefold().translate(_TWINS) for text in texts}
+    times = Counter(looks.values())
+    return {text: ascii(text) if times[looks[text]] > 1 else repr(text) for text in texts}
 
 
 def rounded(texts: Iterable[str]) -> list[str]:

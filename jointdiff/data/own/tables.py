@@ -450,7 +450,7 @@ def _read_boxes(
             continue
         present = [name for name, value in zip(names, row.labels, strict=True) if value == 1]
         text = cells.get("finding", "")
-        finding = meant.find(text) if text else present[0] if len(present) == 1 else ""
+        finding = meant.find(text) if not is_blank(text) else present[0] if len(present) == 1 else ""
         try:
             a, b, c, d = map(float, texts)
         except ValueError:
