@@ -391,16 +391,36 @@ def test_slips_and_rounded_numbers():
 @pytest.mark.parametrize(
     ("head", "rows", "options", "message"),
     [
-        (["x", "patient_id"], [(i % 2, f"p{i}") for i in range(12)], {"group": "patient_id"}, "each group of 'patient_id' has"),
+        (
+            ["x", "patient_id"],
+            [(i % 2, f"p{i}") for i in range(12)],
+            {"group": "patient_id"},
+            "each group of 'patient_id' has",
+        ),
         (["x", "case"], [(i % 2, f"p{i > 8}") for i in range(12)], {"group": "case"}, "'pFalse' has 9 of 12"),
         (["x"], [(i % 2,) for i in range(12)], {"group": ""}, "no group column is set.*the table has 'patient'"),
-        (["x", "lesion"], [(i % 2, i) for i in range(12)], {"group": "lesion"}, "'patient' joins groups of 'lesion' 4 times"),
-        (["x", "fold"], [(i % 2, i // 3) for i in range(12)], {}, "like a split is not used: 'fold': '0', '1', .*set folds"),
+        (
+            ["x", "lesion"],
+            [(i % 2, i) for i in range(12)],
+            {"group": "lesion"},
+            "'patient' joins groups of 'lesion' 4 times",
+        ),
+        (
+            ["x", "fold"],
+            [(i % 2, i // 3) for i in range(12)],
+            {},
+            "like a split is not used: 'fold': '0', '1', .*set folds",
+        ),
         (["x", "split"], [(i % 2, "train") for i in range(12)], {}, "like a split is not used: .*Set split to it"),
         (["x"], [("abcd"[i // 3],) for i in range(12)], {}, "each class is one group"),
-        (["x"], [("bengin" if i == 3 else ["benign", "bad"][i % 2],) for i in range(12)], {}, "'bengin' of 1 images and 'benign'"),
+        (
+            ["x"],
+            [("bengin" if i == 3 else ["benign", "bad"][i % 2],) for i in range(12)],
+            {},
+            "'bengin' of 1 images and 'benign'",
+        ),
     ],
-)  # fmt: skip
+)
 def test_odd_evidence_is_a_warning(tmp_path, head, rows, options, message):
     folder = table(tmp_path, head, *rows, images=True)
     report = inspect(Options(path=str(folder), **{"labels": ("x",), "group": "patient", **options}))

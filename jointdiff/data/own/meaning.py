@@ -298,8 +298,8 @@ def _joined(what: Literal["classes", "groups"], places: Places, how: str, proble
         best = max(found, key=lambda text: len(places[text]))
         option = f"alike_{what}"
         if how == "ask":
-            otherwise = "its images would part" if what == "groups" else "each would count by itself"
-            remedy = f"Set {option} to join if they are one (otherwise {otherwise}), or to keep if they are not"
+            apart = "one patient may be in training and test" if what == "groups" else "each counts by itself"
+            remedy = f"Set {option} to join if they are one, or to keep if they are not; kept apart, {apart}"
             problems.add(f"{what} look alike", remedy, place)
         elif how == "keep":
             problems.add(f"{what} that look alike are kept apart", "", place, severity="warning")
