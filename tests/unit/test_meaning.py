@@ -343,6 +343,7 @@ def test_a_column_without_a_name_is_nothing(tmp_path):
     assert not any(row.split or row.masks for row in report.collection.rows)
     assert "a column without a name is not used" in report.text()
     assert all(row.group == row.file for row in read(tmp_path, labels=("ill",), group="").rows)
+    assert inspect(table(tmp_path, ["Диагноз"], *cycle(0, 1), images=True)).options.labels == ("Диагноз",)
 
 
 def test_names_of_findings_in_masks_and_boxes(tmp_path):

@@ -46,7 +46,7 @@ KNOWN = {
         *("findings", "findinglabels", "diagnoses"),
     ),
 }
-NO_LABELS = ("id", "index", "age", "sex", "gender", "male", "female", "view", "date", "site", "hospital", "scanner", "")
+NO_LABELS = ("id", "index", "age", "sex", "gender", "male", "female", "view", "date", "site", "hospital", "scanner")
 
 
 def guess(path: Path) -> Options:
@@ -114,7 +114,7 @@ def _plain(name: str) -> str:
 
 def _named(column: str) -> bool:
     """Say whether a column has a name: pandas calls its index nothing, or ``Unnamed: 0``."""
-    return not re.fullmatch(r"(unnamed|level)?\d*|index", _plain(column))
+    return not re.fullmatch(r"(unnamed:[\d.]+|level\d+|index)?", canonical(column))
 
 
 def _column_of_files(table: Table, files: Files) -> str | None:
