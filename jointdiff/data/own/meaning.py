@@ -129,7 +129,7 @@ def read_labels(options: Options, table: Table, problems: Problems) -> Labels:
         if kind == "one_of_k" or (options.task == "auto" and (options.classes or reader.has_classes())):
             return reader.classes()
     elif options.separator:
-        problems.add("findings in one cell need one label column", "Name one in labels, or remove separator")
+        problems.add("separator wants one label column", "Name one in labels, or remove separator")
     values = {column: _Column(column, places, options, problems).binary() for column, places in columns.items()}
     return Labels(kind, options.labels, values)
 
@@ -227,7 +227,7 @@ class _Column:
         values: dict[str, tuple[float, ...] | None] = {}
         for text, found in parts.items():
             values[text] = None
-            if none & set(found) and len(found) > 1:
+            if none & set(found) and not none >= set(found):
                 place = said(text, self.known[text])
                 self.problems.add("a cell says both that there is a finding and that there is none", "Decide", place)
             elif all(token in meant or token in none or token in within for token in found):
@@ -255,9 +255,8 @@ class _Column:
             return _joined("classes", places, how, self.problems)
         meant = {}
         mark = find_separator(places)
-        remedy = "Correct it or add it to classes" + (
-            f"; for findings set separator: {json.dumps(mark)}" if mark else ""
-        )
+        remedy = "Correct it or add it to classes"
+        remedy += f"; for findings set separator: {json.dumps(mark)}" if mark else ""
         for text, rows in places.items():
             name = text if text in self.declared.names else None if how == "keep" else self.declared.find(text)
             if name is None:
