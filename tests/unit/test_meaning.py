@@ -221,6 +221,14 @@ BINARY = {"x": (6, 6, 0)}
             "that look alike are joined.* as 'Mild'",
         ),
         (
+            ["Mild\u200b", "mild", "bad", "Mild\u200b"],
+            {"alike_classes": "join"},
+            "one_of_k",
+            {"bad": (4, 14, 0), "mild": (14, 4, 0)},
+            "note",
+            "as 'mild'",
+        ),
+        (
             ["Mild", "mild", "bad"],
             {"alike_classes": "keep"},
             "one_of_k",

@@ -290,11 +290,14 @@ def _natural(text: str) -> list[tuple[int, int, str]]:
 
 
 def _joined(what: Literal["classes", "groups"], places: Places, how: str, problems: Problems) -> dict[str, str]:
-    """Map each text to the one that stands for it: its most frequent spelling, or itself where alike ones are kept."""
+    """Map each text to the spelling that stands for it, or itself where alike ones are kept.
+
+    Of several, that is the most frequent one without invisible letters.
+    """
     meant = {text: text for text in places}
     for found in alike(places):
         place = ", ".join(f"{shown} in {_rows(places[text])}" for text, shown in told_apart(found).items())
-        best = max(found, key=lambda text: len(places[text]))
+        best = max(found, key=lambda text: (text.isprintable(), len(places[text])))
         option = f"alike_{what}"
         if how == "ask":
             apart = "one patient may be in training and test" if what == "groups" else "each counts by itself"
