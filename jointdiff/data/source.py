@@ -14,6 +14,7 @@ A data set is one module of ``jointdiff.data.sources`` with
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -211,6 +212,7 @@ def describe(module: ModuleType, options: Mapping[str, Any] | None = None) -> tu
 
 
 def _checked(source: Source, options: Mapping[str, Any], *, name: str) -> dict[str, Any]:
+    chosen = {}
     for key, value in options.items():
         where = f"datasets.{name}.options.{key}"
         if key not in source.options:
@@ -218,9 +220,12 @@ def _checked(source: Source, options: Mapping[str, Any], *, name: str) -> dict[s
             hint = f"did you mean {nearest[0]!r}?" if nearest else "this data set has no options"
             raise ConfigError(f"{where} is no option of {name}: {hint}")
         default = source.options[key]
+        if {type(default), type(value)} == {int, str} and re.fullmatch(r"-?\d+", text := str(value).strip()):
+            value = type(default)(text)  # YAML reads a column 2024 as a number, and "3" as text
         kind: Any = list | tuple if isinstance(default, tuple) else type(default)
         fits = isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
         if not fits and not (kind is float and isinstance(value, int) and not isinstance(value, bool)):
             wanted = "list" if isinstance(default, tuple) else kind.__name__
             raise ConfigError(f"{where}: {value!r} is no {wanted}; the default is {default!r}")
-    return {key: tuple(value) if isinstance(value, list) else value for key, value in options.items()}
+        chosen[key] = tuple(value) if isinstance(value, list) else value
+    return chosen

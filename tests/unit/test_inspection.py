@@ -99,7 +99,7 @@ MASKED = {"mask": "mask"}
         ({"labels.csv": b'path,ill,patient\n"0.png,1,a\n'}, {}, r"is no CSV table \(.*\); save it as 'CSV UTF-8'"),
         ({"labels.csv": b"PK\x03\x04\0\0"}, {}, r"labels\.csv is no text; save it as 'CSV UTF-8'"),
         ({"labels.parquet": b"PAR1 not"}, {"table": "labels.parquet"}, r"labels\.parquet is no Parquet table \("),
-        ({}, {"file": "Path"}, r"the option file names a column that is not there: .*did you mean 'path'\?"),
+        ({}, {"file": "paths"}, r"the option file names a column that is not there: .*did you mean 'path'\?"),
         ({}, {"labels": ("il",)}, r"the option labels names a column .* did you mean 'ill'\? It has: path, ill"),
         ({}, {"group": "Patient_ID"}, r"the option group names a column .* did you mean 'patient'\?"),
         ({}, {"mask": "mask"}, r"the option mask names a column that is not there"),
@@ -125,7 +125,7 @@ MASKED = {"mask": "mask"}
         (
             {"labels.csv": rows((1, "ill", "-1"))},
             {"task": "multi_label"},
-            r"row 3 ill '-1'\. Write 1 or 0, or leave it blank",
+            r"a label may mean unknown: ill '-1' in row 3\. Add it to the option unknown if it means unlabelled",
         ),
         (
             {"labels.csv": column("kind", *["good", "bad"] * 5, "god", "bad")},
@@ -441,11 +441,11 @@ def test_a_starter_is_a_valid_experiment(tmp_path, regions):
 
 def test_a_starter_says_what_it_found(tmp_path):
     many = {f"{index}.png": encode(np.roll(COLOUR, index, axis=1)) for index in range(160)}
-    table = text(["path", "kind"], *[[name, ["none", "mild", "severe"][index % 3]] for index, name in enumerate(many)])
+    table = text(["path", "kind"], *[[name, ["good", "mild", "severe"][index % 3]] for index, name in enumerate(many)])
     place(tmp_path / "busi", {**many, "t.csv": table})
     data = starting(tmp_path / "busi")["datasets"]["busi"]
     assert data["labels"] == [50] and data["options"]["channels"] == 3
-    assert data["options"]["classes"] == ["mild", "none", "severe"] and data["options"]["task"] == "one_of_k"
+    assert data["options"]["classes"] == ["good", "mild", "severe"] and data["options"]["task"] == "one_of_k"
     assert data["options"]["join_near_duplicates"], "no patient is known"
     place(tmp_path / "busi", {"t.csv": text(["path", "kind"], *[[name, "none"] for name in many])})
     assert "kinds of errors must be mended first" in starter_config(tmp_path / "busi")

@@ -212,7 +212,7 @@ def test_the_description(scans):
     assert source.caveats == (
         "No group column is set: images of one patient may part, unless they are nearly identical.",
     )
-    assert own.describe(**{**chosen, "group": "patient", "title": ""}).caveats == ()
+    assert own.describe(**{**chosen, "group": "patient", "title": ""}).caveats == ("a group is blank.",)
     assert own.describe(**{**chosen, "title": ""}).title == "scans"
 
 

@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
 from jointdiff.data.own.files import Files
-from jointdiff.data.own.tables import BLANK, CORNERS, SIDES, TABLES, VALUES, Options, Table, read_table
+from jointdiff.data.own.meaning import (
+    NO,
+    YES,
+    column_places,
+    find_separator,
+    is_blank,
+    is_doubtful,
+    split_of,
+)
+from jointdiff.data.own.spelling import canonical
+from jointdiff.data.own.tables import CORNERS, SIDES, TABLES, Collection, Options, Table, read_table
 
 # Names of columns without case, spaces and marks.
 KNOWN = {
@@ -25,12 +35,18 @@ KNOWN = {
         "case",
         "caseid",
         "person",
+        "personid",
+        "pid",
+        "mrn",
     ),
     "split": ("split", "subset", "set", "partition", "fold"),
     "mask": ("mask", "maskpath", "maskfile", "segmentation"),
-    "label": ("label", "labels", "class", "diagnosis", "dx", "target", "category", "finding", "grade", "y"),
+    "label": (
+        *("label", "labels", "class", "diagnosis", "dx", "target", "category", "finding", "grade", "y"),
+        *("findings", "findinglabels", "diagnoses"),
+    ),
 }
-NO_LABELS = ("id", "index", "age", "sex", "gender", "male", "female", "view", "date", "site", "hospital", "scanner", "")
+NO_LABELS = ("id", "index", "age", "sex", "gender", "male", "female", "view", "date", "site", "hospital", "scanner")
 
 
 def guess(path: Path) -> Options:
@@ -55,38 +71,83 @@ def guess(path: Path) -> Options:
         return options  # none or several, which `read_collection` complains of
     table = tables[options.table]
     boxes = options.table if options.table in placed else placed[0] if len(placed) == 1 else ""
-    chosen = {key: _called(table, KNOWN[key]) for key in ("file", "group", "split", "mask")}
+    chosen = {key: next(iter(named_like(table, key)), "") for key in ("file", "group", "mask")}
+    chosen["split"] = next((column for column in named_like(table, "split") if has_splits(table, column)), "")
     chosen["file"] = chosen["file"] or _column_of_files(table, files) or "path"
     used = {*chosen.values(), *CORNERS, *SIDES, "finding"} if boxes == options.table else {*chosen.values()}
     labels = _label_columns(table, [column for column in table.columns if column not in used])
-    return replace(options, boxes=boxes, labels=labels, **cast(dict[str, Any], chosen))
+    separator = ""
+    if len(labels) == 1 and not _binary(table, labels[0]):
+        separator = find_separator(column_places(table, labels[0])) or ""
+    return replace(options, boxes=boxes, labels=labels, separator=separator, **cast(Any, chosen))
+
+
+def evidence(collection: Collection) -> Iterator[str]:
+    """Say of each option that ``guess`` chose what speaks for it."""
+    options, table = collection.options, collection.table
+    for key in ("file", "group", "split", "mask", "label"):
+        for column in options.labels if key == "label" else [getattr(options, key)]:
+            if column not in table.columns or not column:
+                continue
+            places = column_places(table, column)
+            texts = ", ".join(map(repr, list(places)[:3])) + ", ..." * (len(places) > 3)
+            why = "its name" if _plain(column) in KNOWN[key] else "what stands in it"
+            shown = f"{len(places):,} texts in {len(table.rows):,} rows, {texts}"
+            yield f"{key + ('s' if key == 'label' else ''):<9} {column!r}, by {why}: {shown}"
+    if options.separator:
+        yield f"separator {options.separator!r}: it stands between texts of {options.labels[0]!r}"
+
+
+def named_like(table: Table, key: str) -> list[str]:
+    """Return the columns whose names are usual for a group, a split or the like."""
+    return [column for name in KNOWN[key] for column in table.columns if _plain(column) == name]
+
+
+def has_splits(table: Table, column: str) -> bool:
+    """Say whether a column holds words for training, validation or test."""
+    return any(map(split_of, column_places(table, column)))
 
 
 def _plain(name: str) -> str:
-    return re.sub(r"[^a-z0-9]", "", name.lower())
+    return re.sub(r"[^a-z0-9]", "", canonical(name))
 
 
-def _called(table: Table, names: Sequence[str]) -> str:
-    return next((column for name in names for column in table.columns if _plain(column) == name), "")
+def _named(column: str) -> bool:
+    """Say whether a column has a name: pandas calls its index nothing, or ``Unnamed: 0``."""
+    return not re.fullmatch(r"(unnamed:[\d.]+|level\d+|index)?", canonical(column))
 
 
 def _column_of_files(table: Table, files: Files) -> str | None:
     some = [cells for _, cells in table.rows[:100]]
-    shares = {column: sum(cells[column] in files for cells in some) for column in table.columns}
-    best = max(shares, key=shares.__getitem__)
-    return best if shares[best] else None
+    shares = {column: sum(cells[column] in files for cells in some) for column in table.columns if _named(column)}
+    best = max(shares, key=shares.__getitem__, default="")
+    return best if shares.get(best) else None
 
 
 def _label_columns(table: Table, columns: Sequence[str]) -> tuple[str, ...]:
     """Return the columns of 0 and 1, or else the one column of few words."""
-    columns = [name for name in columns if _plain(name) not in NO_LABELS and not _plain(name).startswith("mask")]
-    cells = {name: [row[name] for _, row in table.rows if row[name].lower() not in BLANK] for name in columns}
+    columns = [
+        name
+        for name in columns
+        if _named(name) and _plain(name) not in NO_LABELS and not _plain(name).startswith("mask")
+    ]
+    cells = {name: _known(table, name) for name in columns}
     for name in columns:
         if _plain(name) in KNOWN["label"] and cells[name]:
             return (name,)
-    # One in twenty may be a slip, which the check then names.
-    binary = [
-        name for name, found in cells.items() if found and sum(x.lower() in VALUES for x in found) >= 0.95 * len(found)
-    ]
-    few = [name for name, found in cells.items() if 2 <= len(set(found)) <= min(50, len(found) / 2)]
+    binary = [name for name in columns if _binary(table, name)]
+    few = [name for name, found in cells.items() if 2 <= len(found) <= min(50, sum(found.values()) / 2)]
     return tuple(binary) or (tuple(few) if len(few) == 1 else ())
+
+
+def _known(table: Table, column: str) -> dict[str, int]:
+    """Count the texts of a column but those that mean unlabelled, or may."""
+    places = column_places(table, column)
+    return {text: len(rows) for text, rows in places.items() if not is_blank(text) and not is_doubtful(text, places)}
+
+
+def _binary(table: Table, column: str) -> bool:
+    """Say whether a column holds 0 and 1; one in twenty may be a slip, which the check then names."""
+    known = _known(table, column)
+    count = sum(known.values())
+    return count > 0 and sum(rows for text, rows in known.items() if canonical(text) in YES | NO) >= 0.95 * count

@@ -17,8 +17,10 @@ import numpy as np
 from jointdiff.config import ConfigError, load_experiment
 from jointdiff.data.duplicates import distinct_near_pairs, thumbnail
 from jointdiff.data.images import decode_mask, open_picture
-from jointdiff.data.own.guess import guess
+from jointdiff.data.own.guess import evidence, guess, has_splits, named_like
+from jointdiff.data.own.meaning import column_places, is_blank
 from jointdiff.data.own.problems import Problem, Problems, Severity
+from jointdiff.data.own.spelling import misspelt
 from jointdiff.data.own.tables import Collection, Options, Row, read_collection
 from jointdiff.data.source import DataError, NearDuplicates, describe
 from jointdiff.progress import Progress
@@ -53,6 +55,7 @@ class Report:
     problems: tuple[Problem, ...]
     collection: Collection | None = None  # None where nothing could be read
     looks: tuple[Look, ...] = field(default=(), repr=False)  # of the images that decode
+    guessed: tuple[str, ...] = ()  # what speaks for each option, where they are guesses
 
     @property
     def ok(self) -> bool:
@@ -104,6 +107,7 @@ class Report:
         yield "splits    " + (", ".join(f"{count:,} {name}" for name, count in splits.items()) or "drawn per seed")
         masks = sum(finding is not None for row in rows for finding, _ in row.masks)
         yield f"regions   {masks:,} masks, {sum(len(row.boxes) for row in rows):,} boxes"
+        yield from (f"guessed   {line}" for line in self.guessed)
 
 
 def inspect(data: Options | Path | str, *, images: int | None = None) -> Report:
@@ -113,10 +117,10 @@ def inspect(data: Options | Path | str, *, images: int | None = None) -> Report:
         data: the options, or a folder, zip or table whose options are guessed.
         images: decode only so many, evenly spread (default: all).
     """
-    options = data if isinstance(data, Options) else Options(path=str(data))
+    guesses = not isinstance(data, Options)
+    options = Options(path=str(data)) if guesses else cast(Options, data)
     try:
-        if not isinstance(data, Options):
-            options = guess(Path(data))
+        options = guess(Path(options.path)) if guesses else options
         collection = read_collection(options)
     except (ConfigError, DataError) as error:
         return Report(options, (Problem("error", str(error), "", ()),))
@@ -135,10 +139,12 @@ def inspect(data: Options | Path | str, *, images: int | None = None) -> Report:
             looks += [look] if look.format else []
             progress.advance()
     _judge_labels(collection, problems)
+    _judge_groups(collection, problems)
     _judge_images(options, looks, problems)
     _judge_copies(looks, problems, joined=options.join_near_duplicates)
     _judge_rest(collection, problems)
-    return Report(options, tuple(problems), collection, tuple(looks))
+    guessed = tuple(evidence(collection)) if guesses else ()
+    return Report(options, tuple(problems), collection, tuple(looks), guessed)
 
 
 def _look(collection: Collection, row: Row) -> Look:
@@ -223,10 +229,52 @@ def _judge_labels(collection: Collection, problems: Problems) -> None:
                 remedy = "Its scores will be gaps"
                 place = f"{name!r} in {split}"
                 problems.add(f"a {what} is absent from a split", remedy, place, severity="warning")
+    for pair in misspelt(collection.names):
+        counts = [sum(row.labels[collection.names.index(name)] == 1 for row in rows) for name in pair]
+        place = " and ".join(f"{name!r} of {count:,} images" for name, count in zip(pair, counts, strict=True))
+        problems.add(f"names of a {what} differ by a letter", "Correct a slip", place, severity="warning")
+    if collection.kind == "one_of_k":
+        pairs = {(row.labels, row.group) for row in rows}
+        if len({labels for labels, _ in pairs}) == len({group for _, group in pairs}) == len(pairs) < len(rows):
+            remedy = "A class can be told by its patient: see that labels and group name the right columns"
+            problems.add("each class is one group", remedy, severity="warning")
     if collection.kind == "multi_label" and len(collection.names) > 1 and all(sum(row.labels) == 1 for row in rows):
         problems.add(
             "every image has exactly one finding", "If they exclude each other, set task to one_of_k", severity="note"
         )
+
+
+def _judge_groups(collection: Collection, problems: Problems) -> None:
+    """Warn of a group column that hardly holds patients, and of columns like groups or splits that are not used."""
+    options, table, rows = collection.options, collection.table, collection.rows
+    counts = Counter(row.group for row in rows)
+    if options.group and len(rows) > 3:
+        ((largest, count),) = counts.most_common(1)
+        if count == 1:
+            remedy = "Several images of one patient would part: see that it is the patient and not the image"
+            problems.add(f"each group of {options.group!r} has one image", remedy, severity="warning")
+        elif 2 * count > len(rows):
+            place = f"{largest!r} has {count:,} of {len(rows):,}"
+            remedy = "Groups never part, so that splits will be uneven: see that it is one patient"
+            problems.add("a group has more than half of the images", remedy, place, severity="warning")
+    group_of = {row.number: row.group for row in rows}
+    for column in named_like(table, "group") if options.group else ():
+        texts = [numbers for text, numbers in column_places(table, column).items() if not is_blank(text)]
+        parts = sum(len({group_of[number] for number in numbers if number in group_of}) > 1 for numbers in texts)
+        if column != options.group and parts:
+            place = f"{column!r} joins groups of {options.group!r} {parts:,} times"
+            remedy = "Set group to it if it is the patient"
+            problems.add("a column named like a group is not used", remedy, place, severity="warning")
+    for column in named_like(table, "split") if not options.split else ():
+        place = f"{column!r}: " + ", ".join(map(repr, list(column_places(table, column))[:5]))
+        words = has_splits(table, column)
+        remedy = "Set split to it" if words else "Where it holds folds, set folds beside labels; a split wants words"
+        problems.add("a column named like a split is not used", remedy, place, severity="warning")
+    if not options.group:
+        found = ", ".join(map(repr, named_like(table, "group")))
+        remedy = "Name the column of the patient, or images of one patient may part"
+        remedy += f"; the table has {found}" * bool(found)
+        problems.add("no group column is set", remedy, severity="warning")
 
 
 def _judge_images(options: Options, looks: Sequence[Look], problems: Problems) -> None:
@@ -304,9 +352,8 @@ def _judge_rest(collection: Collection, problems: Problems) -> None:
             problems.add(
                 "an image is in no row", "It is not used; add a row with blank labels to use it", name, severity="note"
             )
-    if not options.group:
-        remedy = "Name the column of the patient, or images of one patient may part"
-        problems.add("no group column is set", remedy, severity="warning")
+    if "" in collection.table.columns and any(cells[""] for _, cells in collection.table.rows):
+        problems.add("a column without a name is not used", "Name it if it says something", severity="note")
 
 
 # Guesses, which `jointdiff data init` writes out for the user to correct

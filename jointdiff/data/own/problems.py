@@ -18,11 +18,15 @@ class Problem:
     remedy: str
     places: tuple[str, ...]
 
+    @property
+    def summary(self) -> str:
+        """Say what is wrong and how often, without places."""
+        return self.what + (f" ({len(self.places):,} times)" if len(self.places) > 1 else "")
+
     def __str__(self) -> str:
-        times = f" ({len(self.places):,} times)" if len(self.places) > 1 else ""
         places = f": {'; '.join(self.places[:5])}" if self.places else ""
         more = f"; and {len(self.places) - 5:,} more" if len(self.places) > 5 else ""
-        return f"{self.what}{times}{places}{more}" + (f". {self.remedy}" if self.remedy else "")
+        return f"{self.summary}{places}{more}" + (f". {self.remedy}" if self.remedy else "")
 
 
 class Problems:

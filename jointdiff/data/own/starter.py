@@ -11,6 +11,7 @@ import numpy as np
 
 from jointdiff.config import ConfigError
 from jointdiff.data.own.inspection import Report, inspect
+from jointdiff.data.own.tables import Options
 from jointdiff.data.source import DataError
 from jointdiff.files import atomic_path
 
@@ -72,14 +73,23 @@ training:
   batch_size: 32
 """
 
+# Written out where they are guessed, or where an error asks for them.
+RARE = ("unknown", "separator", "no_finding", "alike_classes", "alike_groups", "unknown_groups", "known_groups")
 COMMENTS = {
     "path": "folder or zip",
     "table": "CSV or Parquet in it",
     "file": "its column of files",
     "labels": "its columns of 0 and 1, blank where unknown; or its one column of classes",
     "classes": "their order",
+    "unknown": "texts in them that mean unlabelled",
+    "separator": "between findings in one cell",
+    "no_finding": "texts that mean none of them",
+    "alike_classes": "classes that differ by case or blanks alone: ask, join or keep",
     "task": "multi_label or one_of_k",
     "group": "its column of patients: what must never part",
+    "alike_groups": "groups that differ by case, blanks or zeros in front alone: ask, join or keep",
+    "unknown_groups": "texts that name no patient",
+    "known_groups": "texts that look like that and name one",
     "split": "its column of train, validation and test; empty: drawn per seed",
     "mask": "its column of masks",
     "boxes": "table of boxes",
@@ -106,10 +116,16 @@ def starter_config(path: Path | str, *, file: str = "FILE.yaml") -> str:
     if report.collection is None:
         raise DataError(str(report.problems[0]))
     collection, options = report.collection, report.options
-    given: dict[str, Any] = {key: getattr(options, key) for key in COMMENTS} | {
+    errors = [problem for problem in report.problems if problem.severity == "error"]
+    asked = {word for problem in errors for word in re.findall(r"\w+", problem.remedy)}
+    written = [
+        key for key in COMMENTS if key not in RARE or key in asked or getattr(options, key) != Options.defaults()[key]
+    ]
+    single = collection.kind == "one_of_k" and len(options.labels) == 1
+    given: dict[str, Any] = {key: getattr(options, key) for key in written} | {
         "path": str(Path(options.path).expanduser().resolve()),
         "labels": list(options.labels),
-        "classes": list(collection.names) if collection.kind == "one_of_k" and len(options.labels) == 1 else [],
+        "classes": list(collection.names) if single and "alike_classes" not in asked else [],
         "task": collection.kind,
         "channels": 3 if 2 * sum(look.colour for look in report.looks) > len(report.looks) else 1,
         "join_near_duplicates": not options.group,
@@ -117,13 +133,17 @@ def starter_config(path: Path | str, *, file: str = "FILE.yaml") -> str:
     size = _size(report)
     labelled = [row for row in collection.rows if any(value == value for value in row.labels)]
     has_regions = any(row.boxes or any(finding for finding, _ in row.masks) for row in collection.rows)
-    errors = sum(problem.severity == "error" for problem in report.problems)
     groups = len({row.group for row in collection.rows})
     return TEMPLATE.format(
         path=json.dumps(given["path"], ensure_ascii=False),
         file=file,
-        found=f"{len(collection.rows)} images of {groups} groups"
-        + (f"; {errors} kinds of errors must be mended first, which the check shows" if errors else ""),
+        found="\n# ".join(
+            [
+                f"{len(collection.rows)} images of {groups} groups"
+                + (f"; {len(errors)} kinds of errors must be mended first, which the check shows" if errors else ""),
+                *(f"Guessed: {line}" for line in report.guessed),
+            ]
+        ),
         name=_identifier(Path(given["path"]).stem),
         size=size,
         labelled=len(labelled),

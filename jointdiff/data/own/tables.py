@@ -11,27 +11,22 @@ import difflib
 import io
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal
+from typing import Any, cast
 
 from jointdiff.config import ConfigError
 from jointdiff.data.images import parse_window
 from jointdiff.data.own.files import LARGEST, Files, read_bounded
+from jointdiff.data.own.meaning import Kind, Labels, Split, is_blank, read_groups, read_labels, read_splits
 from jointdiff.data.own.problems import Problems
+from jointdiff.data.own.spelling import Names
 from jointdiff.data.source import POLICIES, DataError
 
-Split = Literal["train", "validation", "test"]
 Box = tuple[float, float, float, float]
 
 TABLES = (".csv", ".parquet")
-VALUES = {"1": 1.0, "1.0": 1.0, "true": 1.0, "yes": 1.0, "0": 0.0, "0.0": 0.0, "false": 0.0, "no": 0.0}
-BLANK = ("", "nan", "na", "n/a", "null")
-SPLITS: dict[str, Split] = {
-    **dict.fromkeys(("train", "training"), "train"),
-    **dict.fromkeys(("validation", "valid", "val", "dev"), "validation"),
-    **dict.fromkeys(("test", "testing"), "test"),
-}
+ALIKE = ("ask", "join", "keep")
 CORNERS, SIDES = ("x0", "y0", "x1", "y1"), ("x", "y", "width", "height")
 
 
@@ -44,8 +39,15 @@ class Options:
     file: str = "path"  # its column with each image's file, relative to the folder or zip
     labels: tuple[str, ...] = ()  # its columns of 0 and 1, one per finding; or one column with a class's name
     classes: tuple[str, ...] = ()  # names and order of the classes; by default those in the table, sorted
+    unknown: tuple[str, ...] = ()  # texts in them that mean unlabelled, such as "-1"; a blank does anyway
+    separator: str = ""  # between findings in one cell of the one label column, such as "|"
+    no_finding: tuple[str, ...] = ()  # texts that mean none of these findings, beside "No Finding" and its like
+    alike_classes: str = "ask"  # of classes that differ by case, blanks, 1 and 1.0: ask (an error), join or keep
     task: str = "auto"  # multi_label or one_of_k; auto: one_of_k for a single column of more than 0, 1 and rare slips
     group: str = ""  # its column of what must never part: the patient
+    alike_groups: str = "ask"  # of groups that differ by case, blanks, zeros in front: ask (an error), join or keep
+    unknown_groups: tuple[str, ...] = ()  # texts that name no patient; each such image is a group of its own
+    known_groups: tuple[str, ...] = ()  # texts that look like that, such as "0", and name one
     split: str = ""  # its column of train, validation or test
     mask: str = ""  # its column with mask files; "mask:nodule" beside it is that of the finding nodule
     boxes: str = ""  # the table with x0, y0, x1, y1 (or x, y, width, height) of findings; may be the same table
@@ -66,24 +68,44 @@ class Options:
         Raises:
             ConfigError: a value is none of those that are possible.
         """
+        for key in (option.name for option in fields(self) if isinstance(option.default, tuple)):
+            object.__setattr__(self, key, tuple(_text(value, key) for value in getattr(self, key)))
         known: dict[str, tuple[Any, ...]] = {
             "task": ("auto", "multi_label", "one_of_k"),
             "channels": (1, 3),
             "resize": ("pad", "centre_crop"),
             "augmentation": tuple(POLICIES),
+            "alike_classes": ALIKE,
+            "alike_groups": ALIKE,
         }
         for key, values in known.items():
-            if (value := getattr(self, key)) not in values:
-                raise ConfigError(f"{key}: {value!r} is none of {', '.join(map(str, values))}")
+            texts = {str(value): value for value in values}
+            meant = Names(texts).find(str(getattr(self, key)))
+            if meant is None:
+                raise ConfigError(f"{key}: {getattr(self, key)!r} is none of {', '.join(texts)}")
+            object.__setattr__(self, key, texts[meant])
+        object.__setattr__(self, "window", Names(("auto", "full")).find(self.window) or self.window)
         parse_window(self.window)
         for key in ("labels", "classes"):
             if len(set(getattr(self, key))) < len(getattr(self, key)):
                 raise ConfigError(f"{key}: a name stands there twice")
+        if self.separator and self.task == "one_of_k":
+            raise ConfigError("separator: it makes findings, of which an image has several; task: one_of_k has one")
+        for one, two in (("unknown", "classes"), ("unknown", "no_finding"), ("unknown_groups", "known_groups")):
+            if both := [text for text in getattr(self, one) if Names(getattr(self, two)).find(text) is not None]:
+                raise ConfigError(f"{one}: {both[0]!r} stands in {two}, too; remove it from one")
 
     @classmethod
     def defaults(cls) -> dict[str, Any]:
         """Map every option to its default."""
         return {option.name: option.default for option in fields(cls)}
+
+
+def _text(value: Any, key: str) -> str:
+    """Return an entry of a list as text; YAML makes numbers of ``1`` and truth of ``no``."""
+    if isinstance(value, bool) or value is None:
+        raise ConfigError(f"{key}: YAML reads an entry as {value}; put it in quotes as the table has it")
+    return str(value)
 
 
 @dataclass(frozen=True)
@@ -197,7 +219,7 @@ class Collection:
     files: Files
     table: Table
     inputs: tuple[Path, ...]  # files on which everything depends, images in a folder aside
-    kind: Literal["one_of_k", "multi_label"]
+    kind: Kind
     names: tuple[str, ...]
     rows: tuple[Row, ...]  # those without errors of their own
     problems: Problems
@@ -257,63 +279,68 @@ def read_collection(options: Options) -> Collection:
     table = read_table(content, name=name)
     inputs = [path for path in (place, None if files.path.is_dir() else files.path) if path]
     problems = Problems()
+    options = _columns_meant(options, table, problems)
     named = [("file", options.file), *(("labels", label) for label in options.labels)]
     named += [(key, getattr(options, key)) for key in ("group", "split") if getattr(options, key)]
-    if options.mask and not any(column.startswith(f"{options.mask}:") for column in table.columns):
+    if options.mask and not _mask_columns(options, table):
         named.append(("mask", options.mask))
     if not options.labels:
         problems.add("no label columns are chosen", f"Set labels; the table has: {', '.join(table.columns)}")
     absent = [(key, column) for key, column in named if column not in table.columns]
     for key, column in absent:
         problems.add(f"the option {key} names a column that is not there", "Correct the name", table.missing(column))
-    kind, names = _task(options, table, problems)
+    labels = read_labels(options, table, problems)
     rows: tuple[Row, ...] = ()
     if options.file in table.columns:
-        reader = _Rows(options, files, table, kind, names, problems)
+        reader = _Rows(options, files, table, labels, problems)
         rows = reader.rows()
         if options.boxes:
             name, content, place = _find("boxes", options.boxes, files)
             inputs += [place] if place else []
             same = name == table.name
-            _read_boxes(table if same else read_table(content, name=name), rows, options, names, problems, same=same)
-    return Collection(options, files, table, tuple(inputs), kind, names, rows, problems)
+            _read_boxes(
+                table if same else read_table(content, name=name), rows, options, labels.names, problems, same=same
+            )
+    return Collection(options, files, table, tuple(inputs), labels.kind, labels.names, rows, problems)
 
 
-def _task(
-    options: Options, table: Table, problems: Problems
-) -> tuple[Literal["one_of_k", "multi_label"], tuple[str, ...]]:
-    """Return what is to be predicted, and its names in order."""
-    columns = [column for column in options.labels if column in table.columns]
-    single = options.labels[0] if len(options.labels) == 1 and columns else None
-    known = [row[single] for _, row in table.rows if row[single].lower() not in BLANK] if single else []
-    one = options.task == "one_of_k"
-    if options.task == "auto":
-        # Where less than one in twenty is neither 0 nor 1, it is a slip and no class.
-        one = bool(single and options.classes) or sum(value.lower() not in VALUES for value in known) > len(known) / 20
-    if not one:
-        return "multi_label", tuple(options.labels)
-    if not single:
-        return "one_of_k", tuple(options.labels)
-    names = options.classes or tuple(sorted(set(known), key=_natural))
-    if len(names) < 2:
-        problems.add(f"the column {single!r} holds fewer than two classes", "Label images of at least two")
-    return "one_of_k", names
+def _columns_meant(options: Options, table: Table, problems: Problems) -> Options:
+    """Return the options with the table's own spelling of its columns."""
+    columns = Names(table.columns)
+
+    def meant(key: str, column: str) -> str:
+        found = columns.find(column) if column else None
+        if found is None or found == column:
+            return column
+        problems.add("a column is written in another way", "", f"{key} {column!r} as {found!r}", severity="note")
+        return found
+
+    single = {key: meant(key, getattr(options, key)) for key in ("file", "group", "split", "mask")}
+    return replace(options, labels=tuple(meant("labels", column) for column in options.labels), **cast(Any, single))
 
 
-def _natural(text: str) -> list[tuple[int, int, str]]:
-    """Sort "grade 2" before "grade 10"."""
-    return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in re.split(r"(\d+)", text) if part]
+def _mask_columns(options: Options, table: Table) -> dict[str, str]:
+    """Map each column of the masks of one finding to what names the finding."""
+    parts = {column: column.partition(":") for column in table.columns if options.mask}
+    return {column: finding.strip() for column, (mask, _, finding) in parts.items() if finding and mask == options.mask}
 
 
 class _Rows:
     """Turns cells into rows; every mistake becomes a problem with its row number."""
 
-    def __init__(
-        self, options: Options, files: Files, table: Table, kind: str, names: Sequence[str], problems: Problems
-    ) -> None:
+    def __init__(self, options: Options, files: Files, table: Table, labels: Labels, problems: Problems) -> None:
         self.options, self.files, self.table, self.problems = options, files, table, problems
-        self.kind, self.names = kind, names
+        self.labels, names = labels, Names(labels.names)
+        self.groups, self.splits = read_groups(options, table, problems), read_splits(options, table, problems)
         self.seen: dict[str, int] = {}
+        findings = {column: names.find(text) for column, text in _mask_columns(options, table).items()}
+        for column in [column for column, finding in findings.items() if finding is None]:
+            what = f"a column of masks is of none of {', '.join(labels.names)}"
+            problems.add(what, "Rename or remove it", f"{column!r}{names.hint(column)}")
+        self.masks: dict[str, str | None] = (
+            {options.mask: None} if options.mask and options.mask in table.columns else {}
+        )
+        self.masks |= {column: name for name in labels.names for column, found in findings.items() if found == name}
 
     def rows(self) -> tuple[Row, ...]:
         rows = tuple(row for number, cells in self.table.rows if (row := self._row(number, cells)))
@@ -337,15 +364,12 @@ class _Rows:
                 "an image is named twice", remedy, f"row {number} {file!r}, first in row {self.seen[file]}"
             )
             return None
-        labels, split = self._labels(number, cells), self._split(number, cells)
+        labels = self._labels(number, cells)
         if file is None or labels is None:
             return None
         self.seen[file] = number
-        group = cells.get(self.options.group, "")
-        if self.options.group in cells and group.lower() in BLANK:
-            remedy = "Fill them in; until then each of these images is a group of its own"
-            self.problems.add("a group is blank", remedy, f"row {number}", severity="warning")
-            group = ""
+        group = self.groups[cells[self.options.group]] if self.groups else ""
+        split = self.splits[cells[self.options.split]] if self.splits else None
         masks = tuple(self._masks(number, cells, labels))
         return Row(number, file, labels, group or file, split, masks)
 
@@ -368,64 +392,31 @@ class _Rows:
         return None
 
     def _labels(self, number: int, cells: Mapping[str, str]) -> tuple[float, ...] | None:
-        chosen = self.options.labels
-        if not chosen or any(column not in cells for column in chosen):
-            return tuple(float("nan") for _ in self.names)
-        if self.kind == "one_of_k" and len(chosen) == 1:
-            value = cells[chosen[0]]
-            if value.lower() in BLANK:
-                return tuple(float("nan") for _ in self.names)
-            if value not in self.names:
-                nearest = difflib.get_close_matches(value, self.names, n=1)
-                hint = f" (did you mean {nearest[0]!r}?)" if nearest else ""
-                self.problems.add(
-                    f"a class is none of {', '.join(self.names)}",
-                    "Correct it or add it to classes",
-                    f"row {number} {value!r}{hint}",
+        labels = self.labels.of(cells)
+        if labels is not None and self.labels.kind == "one_of_k" and len(self.options.labels) > 1:
+            known = [value for value in labels if value == value]
+            if known and (len(known) < len(labels) or sum(known) != 1):
+                remedy = (
+                    "Set exactly one of its columns to 1 and the others to 0, or all blank; or set task to multi_label"
                 )
+                self.problems.add("an image has not exactly one class", remedy, f"row {number}")
                 return None
-            return tuple(float(value == name) for name in self.names)
-        values = []
-        for column in chosen:
-            text = cells[column].lower()
-            if text not in VALUES and text not in BLANK:
-                remedy = "Write 1 or 0, or leave it blank where it is unknown"
-                self.problems.add(
-                    "a label is neither 0 nor 1 nor blank", remedy, f"row {number} {column} {cells[column]!r}"
-                )
-                return None
-            values.append(VALUES.get(text, float("nan")))
-        known = [value for value in values if value == value]
-        if self.kind == "one_of_k" and known and (len(known) < len(values) or sum(known) != 1):
-            remedy = "Set exactly one of its columns to 1 and the others to 0, or all blank; or set task to multi_label"
-            self.problems.add("an image has not exactly one class", remedy, f"row {number}")
-            return None
-        return tuple(values)
-
-    def _split(self, number: int, cells: Mapping[str, str]) -> Split | None:
-        text = cells.get(self.options.split, "").lower()
-        if text and text not in SPLITS and text not in BLANK:
-            self.problems.add(
-                "a split is none of train, validation, test", "Correct it or leave it blank", f"row {number} {text!r}"
-            )
-        return SPLITS.get(text)
+        return labels
 
     def _masks(
         self, number: int, cells: Mapping[str, str], labels: Sequence[float]
     ) -> Iterator[tuple[str | None, str]]:
         """Yield which finding a mask shows, and its file."""
-        if not self.options.mask:
-            return
-        present = [name for name, value in zip(self.names, labels, strict=True) if value == 1]
-        for column in [self.options.mask, *(f"{self.options.mask}:{name}" for name in self.names)]:
-            text, finding = cells.get(column, ""), column.removeprefix(self.options.mask)[1:]
-            if text.lower() in BLANK or not (file := self._file(number, text, "mask")):
+        present = [name for name, value in zip(self.labels.names, labels, strict=True) if value == 1]
+        for column, finding in self.masks.items():
+            text = cells[column]
+            if is_blank(text) or not (file := self._file(number, text, "mask")):
                 continue
-            if not finding and len(present) > 1:
+            if finding is None and len(present) > 1:
                 self.problems.add(
                     "a mask may show any of several findings", f"Use columns {column}:NAME", f"row {number}"
                 )
-            elif finding and finding not in present:
+            elif finding is not None and finding not in present:
                 yield None, file
             else:
                 yield finding or (present[0] if present else None), file
@@ -435,7 +426,7 @@ def _read_boxes(
     table: Table, rows: Sequence[Row], options: Options, names: Sequence[str], problems: Problems, *, same: bool
 ) -> None:
     """Add to the rows of images the boxes of a table, which may be the same one."""
-    by_file = {row.file: row for row in rows}
+    by_file, meant = {row.file: row for row in rows}, Names(names)
     key = next((column for column in (options.file, "path") if column in table.columns), None)
     corners = next((group for group in (CORNERS, SIDES) if set(group) <= set(table.columns)), None)
     if key is None or corners is None:
@@ -448,7 +439,7 @@ def _read_boxes(
     for number, cells in table.rows:
         at = f"{where}row {number}"
         texts = [cells[column] for column in corners]
-        if all(text.lower() in BLANK for text in texts):
+        if all(map(is_blank, texts)):
             continue
         row = by_file.get(str(PurePosixPath(cells[key].replace("\\", "/"))))
         if row is None:
@@ -458,7 +449,8 @@ def _read_boxes(
                 )
             continue
         present = [name for name, value in zip(names, row.labels, strict=True) if value == 1]
-        finding = cells.get("finding", "") or (present[0] if len(present) == 1 else "")
+        text = cells.get("finding", "")
+        finding = meant.find(text) if not is_blank(text) else present[0] if len(present) == 1 else ""
         try:
             a, b, c, d = map(float, texts)
         except ValueError:
@@ -469,10 +461,11 @@ def _read_boxes(
             problems.add(
                 "a box is empty or inverted", "Write x0 < x1 and y0 < y1, y from the top", f"{at} {', '.join(texts)}"
             )
-        elif not finding:
+        elif finding == "":
             problems.add("a box does not say of which finding it is", "Fill in the column finding", at)
-        elif finding not in names:
-            problems.add(f"a box is of none of {', '.join(names)}", "Correct its finding", f"{at} {finding!r}")
+        elif finding is None:
+            place = f"{at} {text!r}{meant.hint(text)}"
+            problems.add(f"a box is of none of {', '.join(names)}", "Correct its finding", place)
         elif finding not in present:
             problems.add(
                 "a box is of a finding that its image does not have",

@@ -42,7 +42,7 @@ def describe(**options: Any) -> Source:
     """
     collection = read_collection(Options(**options)).require()
     given = collection.options
-    caveats = []
+    caveats = [f"{problem.summary}." for problem in collection.problems if problem.severity == "warning"]
     if not given.group:
         joined = "unless they are nearly identical" if given.join_near_duplicates else "and numbers are then too good"
         caveats.append(f"No group column is set: images of one patient may part, {joined}.")
