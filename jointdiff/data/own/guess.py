@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any, cast
 
 from jointdiff.data.own.files import Files
-from jointdiff.data.own.tables import BLANK, CORNERS, SIDES, TABLES, VALUES, Options, Table, read_table
+from jointdiff.data.own.reading import Table, read_table
+from jointdiff.data.own.tables import BLANK, CORNERS, SIDES, TABLES, TABS, VALUES, Options, top_tables
 
 # Names of columns without case, spaces and marks.
 KNOWN = {
@@ -40,10 +41,10 @@ def guess(path: Path) -> Options:
         ConfigError: there is nothing at this path.
         DataError: the zip or a table at its top cannot be read.
     """
-    is_table = path.is_file() and path.suffix.lower() in TABLES
+    is_table = path.is_file() and path.suffix.lower() in (*TABLES, *TABS)
     options = Options(path=str(path.parent if is_table else path), table=path.name if is_table else "")
     files = Files(Path(options.path).expanduser())
-    tops = [name for name in files if "/" not in name and name.lower().endswith(TABLES)]
+    tops = list(dict.fromkeys([*top_tables(files), *([options.table] if is_table else [])]))
     tables = {name: read_table(files.read(name), name=files.name(name)) for name in tops}
     placed = [
         name for name, table in tables.items() if any(set(four) <= set(table.columns) for four in (CORNERS, SIDES))
@@ -72,7 +73,7 @@ def _called(table: Table, names: Sequence[str]) -> str:
 
 def _column_of_files(table: Table, files: Files) -> str | None:
     some = [cells for _, cells in table.rows[:100]]
-    shares = {column: sum(cells[column] in files for cells in some) for column in table.columns}
+    shares = {column: sum(files.find(cells[column]) is not None for cells in some) for column in table.columns}
     best = max(shares, key=shares.__getitem__)
     return best if shares[best] else None
 
