@@ -52,7 +52,7 @@ def table(content, name="t.csv"):
         (PLAIN.replace("\n", ",,\n").replace("ill,,", "ill"), None),
         (",path,ill\n0,a.png,1\n1,b.png,0\n", "note a column without a name numbers the rows and is not read: t.csv,"),
         ("Unnamed: 0,path,ill\n1,a.png,1\n2,b.png,0\n", "note a column without a name numbers the rows"),
-        ("path,ill,\na.png,1,\nb.png,0,x\n", "warning a column without a name is not read: t.csv, column 3, 'x' in row"),
+        ("path,ill,\na.png,1,\nb.png,0,x\n", "warning a column without a name is not read: t.csv, column 3, 'x'"),
         ("path,ill,\na.png,1\nb.png,0\n", "note a column without a name is empty: t.csv, column 3"),
         (PLAIN + "path,ill\n", "error a row repeats the header: t.csv, row 4. Remove it"),
     ],
@@ -285,5 +285,5 @@ def test_tables_of_other_kinds_are_read_or_named(tmp_path):
     place(tmp_path / "excel", {**PICTURES, "labels.xlsx": b"PK"})
     (error,) = found(inspect(tmp_path / "excel"), "error")
     assert "it has none; save labels.xlsx as 'CSV UTF-8'" in error
-    with pytest.raises(ConfigError, match="neither a folder nor a .zip"):
+    with pytest.raises(ConfigError, match=r"neither a folder nor a \.zip"):
         Files(tmp_path / "excel" / "labels.xlsx")
