@@ -321,8 +321,8 @@ class Experiment(Closed):
         }
         for kind, named in entries.items():
             for name, entry in named.items():
-                if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_]*", name):
-                    raise ConfigError(f"{kind}: {name!r} must be letters, digits and underscores")
+                if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_]{0,63}", name):
+                    raise ConfigError(f"{kind}: {name!r} must be letters, digits and underscores, at most 64 of them")
                 for section, general in sections.items():
                     _override(general, getattr(entry, section, {}), f"{kind}.{name}.{section}.")
         _override(self.training, self.tuning.training, "tuning.training.")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import re
 import unicodedata
+from collections.abc import Iterable
 
 INVISIBLE = "\u200b\u200c\u200d\u200e\u200f\u202a\u202c\u2060\ufeff"  # zero-width marks that copying brings along
 
@@ -28,6 +29,15 @@ def decode_text(data: bytes, *, name: str) -> str:
 def composed(text: str) -> str:
     """Return a text with letters and their accents in one (NFC): an e with an accent is one letter or two in files."""
     return unicodedata.normalize("NFC", text)
+
+
+def by_letters(names: Iterable[str]) -> dict[str, str | None]:
+    """Map each name, composed, to itself as it is written; to None where two differ in nothing else."""
+    found: dict[str, str | None] = {}
+    for name in names:
+        key = composed(name)
+        found[key] = None if key in found else name
+    return found
 
 
 def bare(text: str) -> str:

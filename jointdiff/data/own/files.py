@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 from jointdiff.config import ConfigError
 from jointdiff.data.archives import ZipMembers, zip_members
 from jointdiff.data.source import DataError
-from jointdiff.text import bare, composed
+from jointdiff.text import bare, by_letters, composed
 
 LARGEST = 1 << 28  # bytes of one file, as of a member of an archive
 
@@ -81,11 +81,7 @@ class Files:
 
     @cached_property
     def _composed(self) -> dict[str, str | None]:
-        found: dict[str, str | None] = {}
-        for name in self._places:
-            key = composed(name)
-            found[key] = None if key in found else name
-        return found
+        return by_letters(self._places)
 
     def nearest(self, text: str) -> str | None:
         """Return the file that was probably meant: other case, other folder, no ending, ``%20`` for a blank."""
