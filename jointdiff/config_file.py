@@ -9,7 +9,6 @@ from typing import Any
 import yaml
 
 from jointdiff.complaints import ConfigError
-from jointdiff.text import decode_text
 
 # YAML 1.1 reads 0100 as 64 and 1:30 as 90.
 MISREAD = re.compile(r"[-+]?0[0-7_]+|[-+]?\d[\d_]*(:[0-5]?\d)+(\.[\d_]*)?")
@@ -49,11 +48,11 @@ def read_config(path: Path | str) -> Any:
     if not path.is_file():
         raise ConfigError(f"{path}: there is no such configuration file")
     try:
-        return yaml.load(decode_text(path.read_bytes(), name=str(path)), Loader=_Loader)  # noqa: S506 - a SafeLoader
+        return yaml.load(path.read_text(encoding="utf-8-sig"), Loader=_Loader)  # noqa: S506 - a SafeLoader
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
-    except UnicodeError as error:
-        raise ConfigError(str(error)) from None
+    except UnicodeError:
+        raise ConfigError(f"{path} is no UTF-8, in which Snakemake reads it; save it as UTF-8") from None
     except RecursionError:
         raise ConfigError(f"{path} is not valid YAML: its brackets are nested too deeply") from None
     except yaml.YAMLError as error:

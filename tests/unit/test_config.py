@@ -408,7 +408,7 @@ def test_what_yaml_would_misread_is_refused(tmp_path: Path, content: str, says: 
     assert str(tmp_path / "mine.yaml") in str(caught.value) and "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
 @pytest.mark.parametrize(
     ("options", "read"),
     [
@@ -432,6 +432,13 @@ def test_what_yaml_reads_as_something_else_is_what_was_meant(
     typed = load_experiment(tmp_path / "mine.yaml").run("scans", "20", "supervised", 0)
     (tmp_path / "mine.yaml").write_text(written.replace("1e-3", "0.001").replace("'10'", "10"))
     assert load_experiment(tmp_path / "mine.yaml").run("scans", "20", "supervised", 0).digest == typed.digest
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "latin-1"])
+def test_a_file_of_another_encoding_is_named(tmp_path: Path, encoding: str) -> None:
+    (tmp_path / "mine.yaml").write_text(own("{group: Höhle}"), encoding=encoding)
+    with pytest.raises(ConfigError, match=r"mine\.yaml is no UTF-8, in which Snakemake reads it; save it as UTF-8"):
+        load_experiment(tmp_path / "mine.yaml")
 
 
 def test_a_key_of_an_anchor_may_be_said_anew(tmp_path: Path) -> None:
