@@ -65,13 +65,13 @@ def list_images(paths: Sequence[Path], *, skip: Path | None = None) -> list[Path
     """
     found: list[Path] = []
     for path in paths:
-        if not path.is_dir():
+        if not os.path.isdir(path):  # noqa: PTH112 - which no name is too long for
             found.append(path)  # whether it is there, and an image, is seen when it is read
             continue
         files = Files(path)
         below = [path / name for name in sorted(files) if name.lower().endswith(IMAGES)]
         if skip is not None:  # pictures of an earlier call
-            below = [file for file in below if not file.resolve().is_relative_to(skip.resolve())]
+            below = [file for file in below if not file.parent.resolve().is_relative_to(skip.resolve())]
         if not below and len(paths) == 1:
             raise ConfigError(f"{path} holds no images ({', '.join(IMAGES)}); name files of other endings themselves")
         found += below or [path]  # of several, one without images is told of as a file that cannot be read is

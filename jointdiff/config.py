@@ -43,7 +43,8 @@ class Closed(BaseModel):
         """Refuse `no` and the like where no truth value is wanted: pydantic takes it for 0."""
         plain = [item for item in (value if isinstance(value, list) else [value]) if isinstance(item, bool)]
         if plain and cls.model_fields[str(info.field_name)].annotation is not bool:
-            as_name(plain[0])
+            read = str(plain[0]).lower()
+            raise ValueError(f"YAML reads a value here as {read}; write a number, or a name in quotes")
         return value
 
 

@@ -162,13 +162,17 @@ def test_odd_files_and_names_cost_no_other(saved, folder: Path, tmp_path: Path) 
     for name in (long, undecodable, "A.png", "a.JPG"):
         Image.open(folder / "a.png").convert("L").save(folder / name, "png")
     (folder / "gone.png").symlink_to("nowhere")
+    (folder / "loop.png").symlink_to("loop.png")
     (folder / "empty.png").write_bytes(b"")
     (folder / "folder.png").mkdir()
     os.mkfifo(folder / "pipe.png")
-    files = [*list_images([folder]), *list_images([folder / "c.png", folder / "folder.png"])]
+    files = [
+        *list_images([folder, Path("x" * 300 + ".png")], skip=folder / "out"),
+        *list_images([folder / "c.png", folder / "folder.png"]),
+    ]
     answers = predict_images(saved("random"), files, voting=VOTING)
     found = [re.search(r"(\w+)\.png", text)[1] for text in answers.unreadable]
-    assert sorted(found) == ["empty", "folder", "gone", "pipe"]
+    assert sorted(found) == ["empty", "folder", "gone", "loop", "pipe", "x" * 300]
     answers.write(tmp_path / "predictions.csv")
     named = [line["image"] for line in read(tmp_path / "predictions.csv")]
     assert f"{folder}/\\xff\n.png" in named and len(named) == 9

@@ -139,11 +139,11 @@ def read_bounded(path: Path) -> bytes:
     Raises:
         DataError: it is larger, cannot be read, or is a pipe or a device.
     """
-    if path.is_dir():
-        raise DataError(f"{path} is a folder of no images, or one that this user may not list")
-    if path.exists() and not path.is_file():  # opening a pipe would wait for its writer for good
-        raise DataError(f"{path} is no regular file; remove it, or what names it")
     try:
+        if path.is_dir():
+            raise DataError(f"{path} is a folder of no images, or one that this user may not list")
+        if path.exists() and not path.is_file():  # opening a pipe would wait for its writer for good
+            raise DataError(f"{path} is no regular file; remove it, or what names it")
         with path.open("rb") as stream:
             data = stream.read(LARGEST + 1)
     except OSError as error:
