@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 import difflib
 import hashlib
+import os
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
@@ -59,19 +61,21 @@ def list_images(paths: Sequence[Path], *, skip: Path | None = None) -> list[Path
     """List each file once: files as they are named, and all images below folders, sorted, but not those in ``skip``.
 
     Raises:
-        ConfigError: a folder holds no image.
+        ConfigError: the only one is a folder that holds no image.
     """
     found: list[Path] = []
     for path in paths:
-        if not path.is_dir():
+        if not os.path.isdir(path):  # noqa: PTH112 - which no name is too long for
             found.append(path)  # whether it is there, and an image, is seen when it is read
             continue
-        below = [path / name for name in sorted(Files(path)) if name.lower().endswith(IMAGES)]
+        files = Files(path)
+        below = [path / name for name in sorted(files) if name.lower().endswith(IMAGES)]
         if skip is not None:  # pictures of an earlier call
-            below = [file for file in below if not file.resolve().is_relative_to(skip.resolve())]
-        if not below:
+            below = [file for file in below if not file.parent.resolve().is_relative_to(skip.resolve())]
+        if not below and len(paths) == 1:
             raise ConfigError(f"{path} holds no images ({', '.join(IMAGES)}); name files of other endings themselves")
-        found += below
+        found += below or [path]  # of several, one without images is told of as a file that cannot be read is
+        found += [path / folder for folder in files.unlisted]
     return list(dict.fromkeys(found))
 
 
@@ -106,6 +110,11 @@ class _Reader:
         return Fit(height, width, self.data.size, self.data.resize).image(pixels)
 
 
+def _shown(file: Path) -> str:
+    r"""Return a path as text; bytes that are no UTF-8 are written out, as \xff."""
+    return os.fsencode(file).decode("utf-8", "backslashreplace")
+
+
 def _content(pixels: np.ndarray) -> str:
     """Name an image by its content, from which seeds come: neither its place nor its file's name changes an answer."""
     return hashlib.sha256(pixels.tobytes()).hexdigest()[:16]
@@ -132,7 +141,7 @@ def predict_images(
         said = [_said(row, method) for row in scores]
         unsure = entropy(scores, kind=labels.kind)
         for file, row, names, doubt, cost in zip(part, scores, said, unsure, calls, strict=True):
-            lines.append([str(file), *map(_number, row), names, _number(doubt), *cost])
+            lines.append([_shown(file), *map(_number, row), names, _number(doubt), *cost])
     scored = [f"probability:{name}" for name in labels.names]
     header = ("image", *scored, "prediction", "uncertainty", *(["calls"] if votes else []))
     counts = Counter(line[len(scored) + 1] or "no finding" for line in lines)
@@ -249,13 +258,29 @@ def explain_images(
         maps = np.stack([case.map for case in cases])
         # A map of nothing but rounding is not to light up.
         least = CHANGED if edits else 0.0
-        save_overlay(columns, maps, out / picture, rows=captions, title=str(file), scale=scale, least=least)
+        save_overlay(columns, maps, out / picture, rows=captions, title=_shown(file), scale=scale, least=least)
         if arrays:
             with atomic_path((out / picture).with_suffix(".npz")) as aside:
                 np.savez(aside, allow_pickle=False, map=maps, finding=np.array(findings), **columns)
-        lines += [[str(file), picture, explainer, *_described(case, names)] for case in cases]
+        lines += [[_shown(file), picture, explainer, *_described(case, names)] for case in cases]
     summary = f"{_counted({line[0] for line in lines})}, {len(lines):,} findings explained by {explainer}"
     return Answers(EXPLANATION, lines, summary, reader.unreadable)
+
+
+def split_labels(text: str, names: Sequence[str]) -> list[str]:
+    """Return the labels that a text names: itself if a model knows it, else what stands between its commas.
+
+    Raises:
+        ConfigError: a double quote is not closed.
+    """
+    if text.strip() in names:
+        return [text.strip()]
+    try:
+        (labels,) = csv.reader([text], skipinitialspace=True, strict=True)
+    except (csv.Error, ValueError) as error:
+        example = "'\"Edema, mild\",nodule'"
+        raise ConfigError(f"{text!r} is no list of labels ({error}); write them as in {example}") from None
+    return [label.strip() for label in labels]
 
 
 def find_labels(wanted: Sequence[str], names: Sequence[str]) -> list[int]:
@@ -268,7 +293,8 @@ def find_labels(wanted: Sequence[str], names: Sequence[str]) -> list[int]:
         if name not in names:
             nearest = difflib.get_close_matches(name, names, n=1, cutoff=0.4)
             hint = f"did you mean {nearest[0]!r}? " if nearest else ""
-            raise ConfigError(f"{name!r} is nothing that this model knows: {hint}It knows: {', '.join(names)}")
+            commas = "; a name with a comma in it stands in double quotes" if any("," in each for each in names) else ""
+            raise ConfigError(f"{name!r} is nothing that this model knows: {hint}It knows: {', '.join(names)}{commas}")
     return [list(names).index(name) for name in wanted]
 
 
@@ -328,12 +354,14 @@ def _described(case: _Case, names: Sequence[str]) -> list[Any]:
 
 
 def _free_name(file: Path, taken: set[str]) -> str:
-    """Return a name for an image's picture that no other image has."""
-    name, number = f"{file.stem}.png", 1
-    while name in taken:
+    """Return a name for an image's picture that no other image has, nor one of other case: some disks see none."""
+    # Bytes that are no UTF-8 are written out, and room is left for a number.
+    stem, number = _shown(Path(file.stem)).encode()[:240].decode("utf-8", "ignore"), 1
+    name = f"{stem}.png"
+    while name.casefold() in taken:
         number += 1
-        name = f"{file.stem}-{number}.png"
-    taken.add(name)
+        name = f"{stem}-{number}.png"
+    taken.add(name.casefold())
     return name
 
 
@@ -345,12 +373,13 @@ def sample_images(
     *,
     out: Path,
     settings: Generation,
-    labels: Sequence[str] | None = None,
+    labels: Sequence[str] | str | None = None,
     seed: int = 0,
     device: str = "auto",
 ) -> Answers:
     """Draw images for ``labels`` in turn, each alone, and write archive, grid, each image and a table to ``out``.
 
+    ``labels`` as one text are separated by commas; a label that has one stands in double quotes, or alone.
     Without ``labels`` it is every class, or no finding and then each finding, as in an experiment, and the images are
     the same as there. The table holds what the model itself says of each image.
 
@@ -361,7 +390,8 @@ def sample_images(
     names = method.data.labels.names
     if not isinstance(method, Generator):
         raise _unable(model, method, "draw images", Generator)
-    only = find_labels(labels, names) if labels is not None else None
+    wanted = split_labels(labels, names) if isinstance(labels, str) else labels
+    only = find_labels(wanted, names) if wanted is not None else None
     archive = out / "generated.npz"
     generate(model, out=archive, picture=out / "generated.png", seed=seed, settings=settings, only=only, device=device)
     with np.load(archive, allow_pickle=False) as drawn:

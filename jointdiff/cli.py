@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import sys
+from io import TextIOWrapper
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -26,6 +27,9 @@ Checked = TypeVar("Checked", bound=BaseModel)
 def main(arguments: list[str] | None = None) -> int:
     """Run one command and return its exit code: 0, or 1 with one message where a user can mend what went wrong."""
     options = _parser().parse_args(arguments)
+    for stream in (sys.stdout, sys.stderr):  # a file's name may hold what this terminal cannot write
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         return options.run(options) or 0
     except (ValueError, OSError) as error:
@@ -114,7 +118,8 @@ def _parser() -> argparse.ArgumentParser:
 
     drawn, sample = Generation(images=16), command("sample", _sample)
     sample.add_argument("model", type=Path, help="model folder")
-    text = "labels to ask for in turn, with commas between (default: each, and no finding)"
+    text = "labels to ask for in turn, with commas between, one that has a comma in double quotes "
+    text += "(default: each, and no finding)"
     sample.add_argument("--labels", metavar="NAME[,NAME]", help=text)
     sample.add_argument("--out", type=Path, default=Path("samples"), help="folder to write (default: %(default)s)")
     sample.add_argument("--images", type=int, default=drawn.images, help="how many (default: %(default)s)")
@@ -317,9 +322,13 @@ def _sample(options: argparse.Namespace) -> int:
     from jointdiff.apply import sample_images
 
     settings = _settings(Generation, images=options.images, steps=options.steps, guidance=options.guidance)
-    labels = None if options.labels is None else [name.strip() for name in options.labels.split(",")]
     answers = sample_images(
-        options.model, out=options.out, settings=settings, labels=labels, seed=options.seed, device=options.device
+        options.model,
+        out=options.out,
+        settings=settings,
+        labels=options.labels,
+        seed=options.seed,
+        device=options.device,
     )
     return _hand_over(answers, options.out / "samples.csv")
 

@@ -45,6 +45,8 @@ def explain(error: ValidationError, model: type[BaseModel], prefix: str = "") ->
             lines.append(f"{path}: this key is required")
         else:
             text = str(cause) if cause else f"{mistake['msg'].lower()}, found {mistake['input']!r}"
+            if mistake["type"] == "string_type" and not isinstance(mistake["input"], list | dict | None):
+                text += "; put it in quotes"
             lines.append(f"{path}: {text}")
     return "\n".join(lines)
 

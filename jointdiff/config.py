@@ -17,7 +17,9 @@ from pydantic import (
     ConfigDict,
     Field,
     ValidationError,
+    ValidationInfo,
     WithJsonSchema,
+    field_validator,
     model_validator,
 )
 
@@ -25,6 +27,7 @@ from jointdiff.addresses import holds_password
 from jointdiff.complaints import ConfigError, check_extent, check_known, explain
 from jointdiff.declared import abilities, check_settings, declared, declared_methods, tunable
 from jointdiff.lending import check_lending, check_no_label_is_handed_on
+from jointdiff.values import as_name
 
 __all__ = ["ConfigError", "Experiment", "RunSpec", "load_experiment", "parse_experiment"]
 
@@ -33,6 +36,16 @@ class Closed(BaseModel):
     """A frozen record that refuses unknown keys."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_word_is_a_number(cls, value: Any, info: ValidationInfo) -> Any:
+        """Refuse `no` and the like where no truth value is wanted: pydantic takes it for 0."""
+        plain = [item for item in (value if isinstance(value, list) else [value]) if isinstance(item, bool)]
+        if plain and cls.model_fields[str(info.field_name)].annotation is not bool:
+            read = str(plain[0]).lower()
+            raise ValueError(f"YAML reads a value here as {read}; write a number, or a name in quotes")
+        return value
 
 
 def _budget_token(value: Any) -> str:
@@ -92,7 +105,16 @@ Map = Literal[
     "random_map",
     "centre_prior",
 ]
-Options = dict[str, bool | int | float | str | list[str]]  # what a data set's read() accepts
+
+
+def _option(value: Any) -> Any:
+    if isinstance(value, list):
+        return [as_name(item) for item in value]
+    return value if isinstance(value, bool | int | float) else as_name(value)
+
+
+Option = Annotated[bool | int | float | str | list[str], BeforeValidator(_option)]
+Options = dict[str, Option]  # what a data set's read() accepts
 
 
 class Training(Closed):
@@ -300,8 +322,8 @@ class Experiment(Closed):
         }
         for kind, named in entries.items():
             for name, entry in named.items():
-                if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_]*", name):
-                    raise ConfigError(f"{kind}: {name!r} must be letters, digits and underscores")
+                if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_]{0,63}", name):
+                    raise ConfigError(f"{kind}: {name!r} must be letters, digits and underscores, at most 64 of them")
                 for section, general in sections.items():
                     _override(general, getattr(entry, section, {}), f"{kind}.{name}.{section}.")
         _override(self.training, self.tuning.training, "tuning.training.")
@@ -554,19 +576,11 @@ def load_experiment(path: Path | str) -> Experiment:
     """Read and check a configuration file.
 
     Raises:
-        ConfigError: the file is absent, is no YAML mapping, or holds a mistake.
+        ConfigError: the file is absent, is no YAML mapping, names a key twice, or holds a mistake.
     """
-    import yaml
+    from jointdiff.config_file import read_config
 
-    path = Path(path)
-    if not path.is_file():
-        raise ConfigError(f"{path}: there is no such configuration file")
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except RecursionError:
-        raise ConfigError(f"{path} is not valid YAML: its brackets are nested too deeply") from None
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+    content = read_config(path)
     if not isinstance(content, dict):
         raise ConfigError(f"{path}: expected keys and values (name, seeds, datasets, methods), found {content!r}")
     try:
@@ -594,6 +608,7 @@ def parse_experiment(config: Mapping[str, Any]) -> Experiment:
 
 def _check_names(experiment: Experiment) -> None:
     """Check what the types cannot: names of data sets and methods, their options, settings and abilities."""
+    from jointdiff.data.source import fit_options
     from jointdiff.registry import load_source, methods, sources
 
     for name, data in experiment.datasets.items():
@@ -602,6 +617,7 @@ def _check_names(experiment: Experiment) -> None:
         for option in data.options:
             known = load_source(source).SOURCE.options
             check_known(option, known, f"{key}.options.{option}: unknown key {option!r}")
+        data.options.update(fit_options(load_source(source).SOURCE, data.options, where=f"{key}.options"))
         for listed, path in data.lists.items():
             if not Path(path).is_file():
                 raise ConfigError(f"{key}.lists.{listed}: there is no file {path}; it should hold one sample id a line")

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from jointdiff.complaints import ConfigError, check_known
+from jointdiff.values import fitted
 
 SCHEMA = Path(__file__).with_name("schema.json")  # `jointdiff schema` writes it
 
@@ -42,16 +43,25 @@ def tunable(method: str) -> tuple[str, ...] | None:
     return None if schema is None else tuple(schema["x-tunable"])
 
 
-def check_settings(settings: Mapping[str, Any], schema: dict[str, Any], prefix: str) -> None:
-    """Check settings against the schema of a method or autoencoder; ``prefix`` says where they stand.
+def check_settings(settings: dict[str, Any], schema: dict[str, Any], prefix: str) -> None:
+    """Check settings against the schema of a method or autoencoder, and make numbers of those written as text.
+
+    ``prefix`` says where they stand.
 
     Raises:
         ConfigError: an unknown key, or a value that does not fit.
     """
     for name in settings:
         check_known(name, schema["properties"], f"{prefix}{name}: unknown key {name!r}")
+        settings[name] = _fitted(settings[name], schema["properties"][name])
     if settings:
         from jsonschema import Draft202012Validator
 
-        for error in Draft202012Validator(schema).iter_errors(dict(settings)):
+        for error in Draft202012Validator(schema).iter_errors(settings):
             raise ConfigError(f"{prefix}{'.'.join(map(str, error.path))}: {error.message}")
+
+
+def _fitted(value: Any, schema: Mapping[str, Any]) -> Any:
+    if isinstance(value, list):
+        return [_fitted(item, schema.get("items", {})) for item in value]
+    return fitted(value, {part.get("type") for part in (schema, *schema.get("anyOf", ()))})

@@ -14,6 +14,7 @@ from pathlib import Path
 from tempfile import gettempdir
 from typing import Any
 
+NAME_BYTES = 255  # of a file's name, on the usual file systems
 SUMS = "SHA256SUMS"  # of a folder, as `sha256sum` writes and checks it
 # What the system may say of a disk, and what to do about it; then the same command goes on where it stopped.
 TROUBLES = {
@@ -48,7 +49,7 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
     path = Path(path)
     with explain_trouble(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        aside = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+        aside = path.with_name(f".{_marked(path)}.{os.getpid()}{path.suffix}")
         _remove(aside)
         try:
             yield aside
@@ -59,6 +60,13 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
             _bring_to_disk(path.parent, deep=False)
         finally:
             _remove(aside)
+
+
+def _marked(path: Path) -> str:
+    """Return the stem of a file, or its digest where the name of a sibling would be longer than a file's may be."""
+    sibling = f".{path.stem}.{2**22}{path.suffix}"  # with the largest number that a process has
+    stem = os.fsencode(path.stem)
+    return path.stem if len(os.fsencode(sibling)) <= NAME_BYTES else hashlib.sha256(stem).hexdigest()[:16]
 
 
 @contextmanager
@@ -113,7 +121,7 @@ def remove_leftovers(path: Path | str) -> None:
     A file has one writer at a time, which Snakemake's lock of a folder sees to.
     """
     path = Path(path)
-    pattern = re.compile(rf"\.{re.escape(path.stem)}\.(\d+){re.escape(path.suffix)}")
+    pattern = re.compile(rf"\.{re.escape(_marked(path))}\.(\d+){re.escape(path.suffix)}")
     for other in path.parent.iterdir() if path.parent.is_dir() else ():
         found = pattern.fullmatch(other.name)
         if found and not _runs(int(found[1])):

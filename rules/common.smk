@@ -7,6 +7,7 @@ from functools import cache
 from pathlib import Path
 
 from jointdiff.config import parse_experiment
+from jointdiff.config_file import read_config
 from jointdiff.declared import abilities
 from jointdiff.doctor import missing_tex
 from jointdiff.jobs import keep_memory
@@ -28,6 +29,9 @@ def source_of(dataset):
 
 
 try:
+    if workflow.is_main_process:  # Snakemake has read them already, where the last of two equal keys wins in silence
+        for file in workflow.configfiles:
+            read_config(file)
     experiment = parse_experiment(config)
     if workflow.is_main_process:
         for dataset in experiment.datasets:

@@ -14,7 +14,6 @@ A data set is one module of ``jointdiff.data.sources`` with
 from __future__ import annotations
 
 import difflib
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -24,6 +23,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from jointdiff.config import ConfigError
+from jointdiff.values import as_name, fitted
 
 
 class DataError(ValueError):
@@ -207,25 +207,42 @@ def describe(module: ModuleType, options: Mapping[str, Any] | None = None) -> tu
     """
     source: Source = module.SOURCE
     name = getattr(module, "__name__", source.name).rpartition(".")[2]
-    chosen = {**source.options, **_checked(source, options or {}, name=name)}
+    given = fit_options(source, options or {}, where=f"datasets.{name}.options")
+    chosen = {**source.options, **given}
+    chosen = {key: tuple(value) if isinstance(value, list) else value for key, value in chosen.items()}
     return (module.describe(**chosen) if hasattr(module, "describe") else source), chosen
 
 
-def _checked(source: Source, options: Mapping[str, Any], *, name: str) -> dict[str, Any]:
-    chosen = {}
-    for key, value in options.items():
-        where = f"datasets.{name}.options.{key}"
-        if key not in source.options:
-            nearest = difflib.get_close_matches(key, source.options, n=1, cutoff=0.0)
-            hint = f"did you mean {nearest[0]!r}?" if nearest else "this data set has no options"
-            raise ConfigError(f"{where} is no option of {name}: {hint}")
-        default = source.options[key]
-        if {type(default), type(value)} == {int, str} and re.fullmatch(r"-?\d+", text := str(value).strip()):
-            value = type(default)(text)  # YAML reads a column 2024 as a number, and "3" as text
-        kind: Any = list | tuple if isinstance(default, tuple) else type(default)
-        fits = isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
-        if not fits and not (kind is float and isinstance(value, int) and not isinstance(value, bool)):
-            wanted = "list" if isinstance(default, tuple) else kind.__name__
-            raise ConfigError(f"{where}: {value!r} is no {wanted}; the default is {default!r}")
-        chosen[key] = tuple(value) if isinstance(value, list) else value
-    return chosen
+def fit_options(source: Source, options: Mapping[str, Any], *, where: str) -> dict[str, Any]:
+    """Return options as a data set takes them: a number for a text that is one, a list for a single name.
+
+    ``where`` says where they stand.
+
+    Raises:
+        ConfigError: an option is unknown or of a wrong type.
+    """
+    return {key: _fitted(source, key, value, at=f"{where}.{key}") for key, value in options.items()}
+
+
+KINDS = {bool: "boolean", int: "integer", float: "number", str: "string", tuple: "array"}  # of JSON Schema
+
+
+def _fitted(source: Source, key: str, value: Any, *, at: str) -> Any:
+    if key not in source.options:
+        nearest = difflib.get_close_matches(key, source.options, n=1, cutoff=0.0)
+        hint = f"did you mean {nearest[0]!r}?" if nearest else "it has none"
+        raise ConfigError(f"{at} is no option of this data set: {hint}")
+    default = source.options[key]
+    kind = type(default)
+    if kind is str or (kind is tuple and not isinstance(value, list | tuple)):
+        try:
+            value = as_name(value)
+        except ValueError as error:
+            raise ConfigError(f"{at}: {error}") from None
+        return value if kind is str else [value]
+    value = fitted(value, [KINDS[kind]])
+    kinds: Any = {tuple: list | tuple, float: float | int}.get(kind, kind)
+    if not isinstance(value, kinds) or (isinstance(value, bool) and kind is not bool):
+        wanted = "list" if kind is tuple else kind.__name__
+        raise ConfigError(f"{at}: {value!r} is no {wanted}; the default is {default!r}")
+    return value

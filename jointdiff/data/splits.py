@@ -19,6 +19,7 @@ from jointdiff.data.source import DataError
 from jointdiff.data.store import Store, open_store
 from jointdiff.files import atomic_path
 from jointdiff.seeding import rng
+from jointdiff.text import by_letters, composed, decode_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -55,11 +56,15 @@ def read_list(path: Path | str, store: Store) -> np.ndarray:
     Raises:
         DataError: it is empty, or names images that the data set does not know.
     """
-    lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
-    names = [line.strip() for line in lines if line.strip()]
-    listed = np.isin(store.sample_ids, names)
-    known = set(store.sample_ids.tolist())
-    strange = [(row, name) for row, name in enumerate(names, start=1) if name not in known]
+    try:
+        lines = re.split(r"\r\n|\r|\n", decode_text(Path(path).read_bytes(), name=str(path)))
+    except UnicodeError as error:
+        raise DataError(str(error)) from None
+    names = [(row, line.strip()) for row, line in enumerate(lines, start=1) if line.strip()]
+    known, letters = set(store.sample_ids.tolist()), by_letters(store.sample_ids.tolist())
+    meant = [name if name in known else letters.get(composed(name)) for _, name in names]
+    listed = np.isin(store.sample_ids, [name for name in meant if name])
+    strange = [line for line, name in zip(names, meant, strict=True) if name is None]
     if strange or not names:
         what = (
             f"{len(strange)} of its ids are unknown, first {strange[0][1]!r} in line {strange[0][0]}"

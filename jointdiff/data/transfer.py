@@ -179,7 +179,7 @@ def read_text(place: str, *, limit: int = 64 << 20) -> str | None:
             raise
         if opened.total is not None and len(content) != opened.total:
             raise OSError(f"truncated: {len(content)} of {opened.total} bytes came")
-        return content.decode("utf-8")
+        return content.decode("utf-8-sig")
 
     return _patiently(read, place, label=without_secrets(place), stop=threading.Event(), size=lambda: 0)
 

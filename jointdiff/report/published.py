@@ -31,7 +31,7 @@ def read_published(path: Path | str) -> list[Reported]:
     Raises:
         ValueError: the file has other columns.
     """
-    with Path(path).open(newline="", encoding="utf-8") as stream:
+    with Path(path).open(newline="", encoding="utf-8-sig") as stream:
         lines = list(csv.DictReader(stream))
     wanted = set(Reported.__dataclass_fields__)
     if lines and set(lines[0]) != wanted:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import os
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +13,15 @@ import pytest
 import torch
 from PIL import Image
 
-from jointdiff.apply import Answers, explain_images, list_images, predict_images, sample_images
+from jointdiff.apply import (
+    Answers,
+    explain_images,
+    find_labels,
+    list_images,
+    predict_images,
+    sample_images,
+    split_labels,
+)
 from jointdiff.config import ConfigError, Explanation, Generation, Voting
 from jointdiff.data.source import Augmentations, DataInfo, LabelSpec
 from jointdiff.inference.generate import generate
@@ -74,7 +84,8 @@ def test_folders_are_listed_sorted_and_without_what_is_written_there(folder: Pat
     assert len(list_images([folder], skip=folder / "below")) == 4
     (folder / "empty").mkdir()
     with pytest.raises(ConfigError, match="empty holds no images"):
-        list_images([folder, folder / "empty"])
+        list_images([folder / "empty"])
+    assert list_images([folder / "c.png", folder / "empty"]) == [folder / "c.png", folder / "empty"]
 
 
 # Prediction
@@ -143,6 +154,33 @@ def test_a_file_that_is_no_image_costs_no_other(saved, folder: Path) -> None:
     answers = predict_images(saved("random"), [*list_images([folder]), folder / "gone.png"], voting=VOTING)
     assert len(answers.lines) == 5
     assert ["bb.png" in answers.unreadable[0], "gone.png" in answers.unreadable[1]] == [True, True]
+
+
+def test_odd_files_and_names_cost_no_other(saved, folder: Path, tmp_path: Path) -> None:
+    """Pictures of an explanation bear names that every disk takes, and each its own."""
+    long, undecodable = f"{'ü' * 125}.png", os.fsdecode(b"\xff\n.png")
+    for name in (long, undecodable, "A.png", "a.JPG"):
+        Image.open(folder / "a.png").convert("L").save(folder / name, "png")
+    (folder / "gone.png").symlink_to("nowhere")
+    (folder / "loop.png").symlink_to("loop.png")
+    (folder / "empty.png").write_bytes(b"")
+    (folder / "folder.png").mkdir()
+    os.mkfifo(folder / "pipe.png")
+    files = [
+        *list_images([folder, Path("x" * 300 + ".png")], skip=folder / "out"),
+        *list_images([folder / "c.png", folder / "folder.png"]),
+    ]
+    answers = predict_images(saved("random"), files, voting=VOTING)
+    found = [re.search(r"(\w+)\.png", text)[1] for text in answers.unreadable]
+    assert sorted(found) == ["empty", "folder", "gone", "loop", "pipe", "x" * 300]
+    answers.write(tmp_path / "predictions.csv")
+    named = [line["image"] for line in read(tmp_path / "predictions.csv")]
+    assert f"{folder}/\\xff\n.png" in named and len(named) == 9
+    odd = [*sorted(folder.glob("[aAü]*")), folder / undecodable]
+    shown = explain_images(saved("joint"), odd, out=tmp_path, how=HOW)
+    pictures = set(column(shown, "picture"))
+    assert len({picture.casefold() for picture in pictures}) == len(odd) == 5
+    assert all((tmp_path / picture).is_file() for picture in pictures)
 
 
 # Explanation
@@ -228,6 +266,28 @@ def test_samples_are_those_of_an_experiment_with_a_table(saved, tmp_path: Path) 
         assert np.array_equal(np.asarray(Image.open(out / name)), image[:, :, 0])
     said = load_model(model).predict(tensor(*(out / name for name in column(answers, "image")))).detach().numpy()
     np.testing.assert_allclose([line[2:5] for line in answers.lines], said, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("text", "labels"),
+    [
+        ("Edema, mild", ["Edema, mild"]),
+        ("nodule,cat", ["nodule", "cat"]),
+        ('"Edema, mild",nodule', ["Edema, mild", "nodule"]),
+        ('nodule , "Edema, mild"', ["nodule", "Edema, mild"]),
+        ("a,b", ["a,b"]),  # one that the model knows is whole
+        ("Edema, mild,nodule", ["Edema", "mild", "nodule"]),
+    ],
+)
+def test_labels_of_a_command_line(text: str, labels: list[str]) -> None:
+    assert split_labels(text, ["Edema, mild", "nodule", "cat", "a", "b", "a,b"]) == labels
+
+
+def test_labels_that_are_no_list_are_refused() -> None:
+    with pytest.raises(ConfigError, match="is no list of labels"):
+        split_labels('"Edema, mild', ["nodule"])
+    with pytest.raises(ConfigError, match=r"'Edema' is nothing .*a name with a comma in it stands in double quotes"):
+        find_labels(["Edema", "mild"], ["Edema, mild", "nodule"])
 
 
 def test_samples_of_some_labels(saved, tmp_path: Path) -> None:

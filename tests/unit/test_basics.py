@@ -1,16 +1,19 @@
 import io
 import os
+import subprocess
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 from jointdiff.devices import pick_device, pick_precision
-from jointdiff.files import atomic_path, read_json, sha256, write_json
+from jointdiff.files import atomic_path, read_json, remove_leftovers, sha256, write_json
 from jointdiff.logs import Tee
 from jointdiff.method import to_bytes, to_unit_range
 from jointdiff.progress import Progress
 from jointdiff.seeding import derive, rng
+from jointdiff.text import decode_text
 from jointdiff.training.selection import macro_auroc
 
 
@@ -102,3 +105,23 @@ def test_what_is_said_after_a_log_has_ended_reaches_the_others(tmp_path):
     both.write("two")
     both.flush()
     assert terminal.getvalue() == "one two" and (tmp_path / "log").read_text() == "one "
+
+
+@pytest.mark.parametrize("name", ["x" * 251 + ".png", "ü" * 125 + ".npz", "Höhle.png"])
+def test_a_name_at_the_limit_is_written_whole_and_leftovers_of_it_are_found(tmp_path, name):
+    with atomic_path(tmp_path / name) as aside:
+        aside.write_text("whole")
+        assert aside.suffix == Path(name).suffix
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    (tmp_path / aside.name.replace(str(os.getpid()), str(gone.pid))).touch()
+    remove_leftovers(tmp_path / name)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_text_is_read_in_the_forms_that_programs_write():
+    for encoding in ("utf-8", "utf-8-sig", "utf-16"):
+        assert decode_text("Höhle\n".encode(encoding), name="x") == "Höhle\n"
+    with pytest.raises(UnicodeError, match=r"x\.txt, row 2: this is no UTF-8"):
+        decode_text("a\r\xfc".encode("latin-1"), name="x.txt")

@@ -157,7 +157,7 @@ def test_absent_and_damaged_files(tmp_path, name):
         (["smiling"], "there is no attribute 'smiling': did you mean 'Smiling'"),
         ([3], "there is no attribute 3"),
         (["Male", "Male"], "names an attribute twice"),
-        ("Male", "is no list"),
+        ("male", "there is no attribute 'male'"),
     ],
 )
 def test_unknown_attributes_are_named(attributes, message):

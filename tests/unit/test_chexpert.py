@@ -200,7 +200,7 @@ def test_draws_are_balanced_grouped_and_deterministic(classes, row_level):
         ({"findings": "pleural_effusion", "uncertain": "ones"}, "options.uncertain: .* leave this option away"),
         ({"row_level": True}, "options.row_level: only findings: pleural_effusion"),
         ({"row_level": 1}, "row_level: 1 is no bool"),
-        ({"uncertian": "ones"}, "uncertian is no option of chexpert: did you mean 'uncertain'"),
+        ({"uncertian": "ones"}, "uncertian is no option of this data set: did you mean 'uncertain'"),
     ],
 )
 def test_bad_options_are_named(tmp_path, options, message):

@@ -144,7 +144,7 @@ def test_a_pickled_version_is_refused(tmp_path):
     ("options", "message"),
     [
         ({"labels": "superclass"}, "'superclass' is neither 'fine' nor 'coarse'"),
-        ({"labels": 3}, "is no str"),
+        ({"labels": False}, "reads a value here as false, where text is wanted; put it in quotes"),
         ({"label": "fine"}, "did you mean 'labels'"),
     ],
 )

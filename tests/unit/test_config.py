@@ -16,6 +16,7 @@ from jointdiff import declared
 from jointdiff.config import ConfigError, RunSpec, Training, load_experiment, parse_experiment
 from jointdiff.declared import SCHEMA
 from jointdiff.schema import config_schema
+from jointdiff.values import fitted
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = sorted([*ROOT.glob("config/*.yaml"), *ROOT.glob("config/experiments/*.yaml")])
@@ -372,3 +373,94 @@ def test_drawn_images_are_part_of_what_a_training_depends_on() -> None:
     assert same.digest == run({**drawing, "generation": {"batch_size": 7}}).digest, "which changes no image"
     alone = run(drawing, real_labels=False)
     assert len({same.digest, other.digest, alone.digest}) == 3
+
+
+def own(options: str = "{}", *, settings: str = "{}", more: str = "") -> str:
+    return (
+        "name: t\nseeds: [0]\ndatasets:\n  scans:\n    source: own\n    size: 16\n    labels: [20]\n"
+        f"    options: {options}\nmethods:\n  supervised:\n    settings: {settings}\n{more}"
+    )
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (own(more="  supervised: {}\n"), r"the key 'supervised' stands twice, in line 10 and in line 12"),
+        (own("{group: a, group: b}"), r"the key 'group' stands twice, in line 8 and in line 8"),
+        (own(settings="{depth: 010}"), r"line 11: YAML reads 010 as 8; write the number without zeros in front"),
+        (own(more="training: {steps: 0500}\n"), r"line 12: YAML reads 0500 as 320"),
+        (own("{classes: [007, 008]}"), r"line 8: YAML reads 007 as 7; .* or a name in quotes"),
+        (own("{group: 1:30}"), r"line 8: YAML reads 1:30 as 90"),
+        (own("{classes: [no, yes]}"), r"scans\.options\.classes: YAML reads a value here as false, .*quotes"),
+        (own("{labels: [on]}"), r"options\.labels: YAML reads a value here as true, where text is wanted; put it in"),
+        (own("{group: 2024-01-01}"), r"options\.group: YAML reads a value here as 2024-01-01, where text is wanted"),
+        (own("{group: 1.0}"), r"options\.group: YAML reads a value here as 1\.0, where text is wanted"),
+        (own("{classes: [1.50]}"), r"options\.classes: YAML reads a value here as 1\.5, where text is wanted"),
+        (own("{classes: [null, a]}"), r"options\.classes: YAML reads a value here as nothing"),
+        (own("{group: }"), r"options\.group: YAML reads a value here as nothing, where text is wanted"),
+        (own("{horizontal_flip: maybe}"), r"options\.horizontal_flip: 'maybe' is no bool"),
+        (own(r'{path: "C:\data\scans"}'), r"not valid YAML: .*escape.*; write a path with backslashes in single"),
+        (own("\n\t{}"), r"not valid YAML: .*line 9"),
+        (own().replace("[0]", "[no, yes]"), r"seeds: YAML reads a value here as false"),
+        (own().replace("name: t", "name: 2024"), r"name: .*found 2024; put it in quotes"),
+        (own().replace("name: t", "name: off"), r"name: YAML reads a value here as false"),
+        (own().replace("  scans:", "  no:"), r"found False; put it in quotes"),
+        (own(more="evaluation: {bootstrap: yes}\n"), r"evaluation\.bootstrap: YAML reads a value here as true"),
+        (own(settings="{learning_rate: small}"), r"settings\.learning_rate: 'small' is not of type 'number'"),
+        (own(settings="{learning_rate: nan}"), r"settings\.learning_rate: 'nan' is not of type 'number'"),
+        (own(settings="{depth: 1e1}"), r"settings\.depth: '1e1' is not of type 'integer'"),
+        (own("!!python/name:os.system {}"), r"could not determine a constructor"),
+    ],
+)  # fmt: skip
+def test_what_yaml_would_misread_is_refused(tmp_path: Path, content: str, says: str) -> None:
+    (tmp_path / "mine.yaml").write_text(content)
+    with pytest.raises(ConfigError, match=says) as caught:
+        load_experiment(tmp_path / "mine.yaml")
+    assert str(tmp_path / "mine.yaml") in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+@pytest.mark.parametrize(
+    ("options", "read"),
+    [
+        ("{classes: [0, 1]}", {"classes": ["0", "1"]}),
+        ("{labels: fracture}", {"labels": ["fracture"]}),
+        ("{labels: 2024, group: 7}", {"labels": ["2024"], "group": "7"}),
+        ("{classes: ['no', '007', Höhle]}", {"classes": ["no", "007", "Höhle"]}),
+        ("{channels: '3', horizontal_flip: 'yes', vertical_flip: on}",
+         {"channels": 3, "horizontal_flip": True, "vertical_flip": True}),
+    ],
+)  # fmt: skip
+def test_what_yaml_reads_as_something_else_is_what_was_meant(
+    tmp_path: Path, options: str, read: dict[str, Any], encoding: str
+) -> None:
+    written = own(options, settings="{learning_rate: 1e-3, depth: '10'}", more="training: {clip_norm: 1.e-1}\n")
+    (tmp_path / "mine.yaml").write_text(written.replace("\n", "\r\n"), encoding=encoding)
+    experiment = load_experiment(tmp_path / "mine.yaml")
+    assert experiment.datasets["scans"].options == read
+    assert experiment.methods["supervised"].settings == {"learning_rate": 0.001, "depth": 10}
+    assert experiment.training.clip_norm == 0.1
+    typed = load_experiment(tmp_path / "mine.yaml").run("scans", "20", "supervised", 0)
+    (tmp_path / "mine.yaml").write_text(written.replace("1e-3", "0.001").replace("'10'", "10"))
+    assert load_experiment(tmp_path / "mine.yaml").run("scans", "20", "supervised", 0).digest == typed.digest
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "latin-1"])
+def test_a_file_of_another_encoding_is_named(tmp_path: Path, encoding: str) -> None:
+    (tmp_path / "mine.yaml").write_text(own("{group: Höhle}"), encoding=encoding)
+    with pytest.raises(ConfigError, match=r"mine\.yaml is no UTF-8, in which Snakemake reads it; save it as UTF-8"):
+        load_experiment(tmp_path / "mine.yaml")
+
+
+def test_a_key_of_an_anchor_may_be_said_anew(tmp_path: Path) -> None:
+    shared = "  a: &a {method: supervised, settings: &s {depth: 10}}\n  b: {<<: *a, settings: {<<: *s, depth: 16}}\n"
+    (tmp_path / "mine.yaml").write_text(own(more=shared))
+    assert load_experiment(tmp_path / "mine.yaml").methods["b"].settings == {"depth": 16}
+
+
+@given(st.integers(-(10**6), 10**6), st.floats(-1e6, 1e6, allow_nan=False))
+def test_a_number_is_the_same_as_text(whole: int, real: float) -> None:
+    assert fitted(str(whole), ["integer"]) == whole
+    assert fitted(f"{real:e}", ["number"]) == float(f"{real:e}")
+    assert fitted(repr(real), ["number"]) == real
+    assert fitted(str(whole), ["string"]) == str(whole)

@@ -357,7 +357,7 @@ def test_a_column_without_a_name_is_nothing(tmp_path):
     assert report.ok and report.options.labels == ("ill",), report.text()
     assert report.options.split == report.options.mask == "" and report.options.group == "patient"
     assert not any(row.split or row.masks for row in report.collection.rows)
-    assert "a column without a name is not used" in report.text()
+    assert "a column without a name is not read" in report.text()
     assert all(row.group == row.file for row in read(tmp_path, labels=("ill",), group="").rows)
     assert inspect(table(tmp_path, ["Диагноз"], *cycle(0, 1), images=True)).options.labels == ("Диагноз",)
 
@@ -380,7 +380,7 @@ def test_options_as_people_write_them(tmp_path):
     assert Options(**chosen).window == "full" and source.caveats == ()
     for options, message in (
         ({"alike_groups": "merge"}, "alike_groups: 'merge' is none of ask, join, keep"),
-        ({"classes": [True, False]}, "classes: YAML reads an entry as True; put it in quotes"),
+        ({"classes": [True, False]}, "classes: YAML reads a value here as true, where text is wanted"),
         ({"separator": "|", "task": "one_of_k"}, "separator: it makes findings"),
         ({"unknown": ["-1"], "classes": ["-1.0", "0"]}, "unknown: '-1' stands in classes, too"),
     ):

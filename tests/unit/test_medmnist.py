@@ -111,7 +111,7 @@ def test_one_set_has_several_findings_and_flips_keep_the_label_true():
         ({"set": "pneumonia"}, r"datasets\.medmnist\.options\.set: 'pneumonia'.*did you mean 'pneumoniamnist'"),
         ({"set": "organmnist3d"}, "is no 2D set"),
         ({"resolution": 32}, r"resolution: 32 is none of 28, 64, 128, 224"),
-        ({"resolution": "64"}, "is no int"),
+        ({"resolution": "64px"}, "is no int"),
         ({"sets": "pathmnist"}, "did you mean 'set'"),
     ],
 )

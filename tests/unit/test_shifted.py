@@ -107,8 +107,8 @@ def test_shards_are_those_of_the_other_set(tmp_path):
         ({"corruption": "nois"}, r"datasets\.shifted\.options\.corruption: .* did you mean 'noise'"),
         ({"severity": 6}, r"datasets\.shifted\.options\.severity: 6 is not in 1 \(mild\) to 5 \(severe\)"),
         ({"severity": 0}, r"datasets\.shifted\.options\.severity: 0 "),
-        ({"severity": "3"}, r"datasets\.shifted\.options\.severity: '3' is no int"),
-        ({"level": 3}, r"datasets\.shifted\.options\.level is no option of shifted: did you mean 'severity'"),
+        ({"severity": "3.5"}, r"datasets\.shifted\.options\.severity: '3\.5' is no int"),
+        ({"level": 3}, r"datasets\.shifted\.options\.level is no option of this data set: did you mean 'severity'"),
     ],
 )
 def test_a_wrong_option_is_one_message(options, message):

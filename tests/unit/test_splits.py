@@ -4,6 +4,7 @@ import types
 from dataclasses import replace
 from hashlib import sha256
 from itertools import pairwise
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -403,6 +404,17 @@ def test_a_list_of_another_data_set_is_named(store, tmp_path, content, message):
     (tmp_path / "list.txt").write_text(content)
     with pytest.raises(DataError, match=message):
         read_list(tmp_path / "list.txt", store)
+
+
+def test_a_list_is_read_in_the_forms_that_editors_write(store, tmp_path):
+    accented = SimpleNamespace(
+        info=store.info, sample_ids=np.array(["e\u0301.png", "b.png", "\u1ed9", "o\u0323\u0302"])
+    )
+    (tmp_path / "list.txt").write_bytes("\u00e9.png\r\n\n b.png\r\u1ed9\n".encode("utf-16"))
+    assert read_list(tmp_path / "list.txt", accented).tolist() == [True, True, True, False]
+    (tmp_path / "list.txt").write_text("b.png\n\nstranger\n")
+    with pytest.raises(DataError, match="first 'stranger' in line 3"):
+        read_list(tmp_path / "list.txt", accented)
 
 
 # Domains

@@ -82,3 +82,10 @@ def test_what_is_wrong_with_the_data_is_said_before_anything_runs(
     said = snakemake(tree, "-n", "--configfile", str(config), fails=True)
     assert "The configuration cannot be used" in said and says in said
     assert "Traceback" not in said
+
+
+def test_a_key_that_stands_twice_is_refused_though_snakemake_takes_the_last(tree: Path, tmp_path: Path) -> None:
+    config = small(tmp_path, datasets={"mine": {"source": "phantom", "size": 16, "labels": [4]}})
+    config.write_text(config.read_text() + "name: again\n")
+    said = snakemake(tree, "-n", "--configfile", str(config), fails=True)
+    assert "the key 'name' stands twice, in line " in said and "Traceback" not in said

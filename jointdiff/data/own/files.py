@@ -1,14 +1,17 @@
-"""A user's files, in a folder or a zip; nothing is unpacked."""
+"""A user's files, in a folder or a zip, and which of them a name in a table means; nothing is unpacked."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import urllib.parse
+from collections.abc import Collection, Iterator
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 
 from jointdiff.config import ConfigError
 from jointdiff.data.archives import ZipMembers, zip_members
 from jointdiff.data.source import DataError
+from jointdiff.text import bare, by_letters, composed
 
 LARGEST = 1 << 28  # bytes of one file, as of a member of an archive
 
@@ -24,22 +27,24 @@ class Files:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._zip: ZipMembers | None = None
+        self.unlisted: list[str] = []  # folders whose files this user may not list
         if path.is_dir():
-            self._places = {name: str(path / name) for name in _walk(path)}
+            self._places = {name: str(path / name) for name in _walk(path, self.unlisted)}
         elif path.is_file() and path.suffix.lower() != ".zip":
             raise ConfigError(f"path: {path} is neither a folder nor a .zip")
         elif path.is_file():
             self._zip = zip_members(path)
             if any(info.flag_bits & 1 for info in self._zip.values()):
                 raise DataError(f"{path} is encrypted; unpack it with its password and name the folder")
-            shown = [name for name in self._zip if not _hidden(name)]
+            shown = {name: name for name in self._zip if not _hidden(name)}
+            for name in [name for name in shown if not self._zip[name].flag_bits & 0x800]:
+                shown[_packed(name, taken=shown)] = shown.pop(name)
             tops = {name.partition("/")[0] for name in shown}
             # Archives often hold all their files in one folder, which tables do not know of.
             top = f"{tops.pop()}/" if len(tops) == 1 and all("/" in name for name in shown) else ""
-            self._places = {name.removeprefix(top): name for name in shown}
+            self._places = {name.removeprefix(top): member for name, member in shown.items()}
         else:
             raise ConfigError(f"path: there is no folder or zip {path}; a relative one starts at {Path.cwd()}")
-        self._near: dict[str, str] | None = None
 
     def __contains__(self, name: str) -> bool:
         return name in self._places
@@ -63,27 +68,63 @@ class Files:
             return self._zip.read(self._places[file], limit=LARGEST)
         return read_bounded(Path(self._places[file]))
 
-    def nearest(self, file: str) -> str | None:
-        """Return the file that was probably meant: other case, other folder or no ending."""
-        if self._near is None:
-            self._near = {}
-            for name in self._places:
-                for key in (
-                    name,
-                    PurePosixPath(name).name,
-                    PurePosixPath(name).stem,
-                    str(PurePosixPath(name).with_suffix("")),
-                ):
-                    self._near.setdefault(key.casefold(), name)
-        for key in (file, PurePosixPath(file).name, PurePosixPath(file).stem):
-            if found := self._near.get(key.casefold()):
-                return found
-        return None
+    def find(self, text: str) -> str | None:
+        """Return the file that a path in a table means, if one does for sure.
+
+        That is the file of exactly this name; or else of this name with ``/`` for backslashes and without ``./``; or
+        else the only one whose name is the same letters, with accents composed or decomposed.
+        """
+        if text in self._places:
+            return text
+        plain = str(PurePosixPath(text.replace("\\", "/")))
+        return plain if plain in self._places else self._composed.get(composed(plain))
+
+    @cached_property
+    def _composed(self) -> dict[str, str | None]:
+        return by_letters(self._places)
+
+    def nearest(self, text: str) -> str | None:
+        """Return the file that was probably meant: other case, other folder, no ending, ``%20`` for a blank."""
+        pure = PurePosixPath(urllib.parse.unquote(text.replace("\\", "/")))
+        return next((found for key in (str(pure), pure.name, pure.stem) if (found := self._near.get(bare(key)))), None)
+
+    @cached_property
+    def _near(self) -> dict[str, str]:
+        near: dict[str, str] = {}
+        for name in self._places:
+            pure = PurePosixPath(name)
+            for key in (name, pure.name, pure.stem, str(pure.with_suffix(""))):
+                near.setdefault(bare(key), name)
+        return near
 
 
-def _walk(folder: Path) -> Iterator[str]:
-    for place, folders, names in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not _hidden(name))
+def _packed(name: str, *, taken: Collection[str]) -> str:
+    """Return the name that a file in a zip was meant to have: some programs write UTF-8 and do not say so."""
+    try:
+        meant = name.encode("cp437").decode("utf-8")
+    except UnicodeError:
+        return name
+    return name if meant in taken else meant
+
+
+def _walk(folder: Path, unlisted: list[str]) -> Iterator[str]:
+    """Yield the files of a folder, also those behind links to folders: each of these once, so that circles end."""
+    entered: set[Path] = set()
+
+    def enters(path: Path) -> bool:
+        if not path.is_symlink():
+            return True
+        target = path.resolve()
+        if target in entered or path.parent.resolve().is_relative_to(target):
+            return False
+        entered.add(target)
+        return True
+
+    def refuse(error: OSError) -> None:
+        unlisted.append(str(Path(error.filename).relative_to(folder)))
+
+    for place, folders, names in os.walk(folder, followlinks=True, onerror=refuse):
+        folders[:] = sorted(name for name in folders if not _hidden(name) and enters(Path(place, name)))
         relative = Path(place).relative_to(folder)
         yield from (str(PurePosixPath(relative / name)) for name in sorted(names) if not _hidden(name))
 
@@ -98,9 +139,11 @@ def read_bounded(path: Path) -> bytes:
     Raises:
         DataError: it is larger, cannot be read, or is a pipe or a device.
     """
-    if path.exists() and not path.is_file():  # opening a pipe would wait for its writer for good
-        raise DataError(f"{path} is no regular file; remove it, or what names it")
     try:
+        if path.is_dir():
+            raise DataError(f"{path} is a folder of no images, or one that this user may not list")
+        if path.exists() and not path.is_file():  # opening a pipe would wait for its writer for good
+            raise DataError(f"{path} is no regular file; remove it, or what names it")
         with path.open("rb") as stream:
             data = stream.read(LARGEST + 1)
     except OSError as error:

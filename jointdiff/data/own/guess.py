@@ -18,8 +18,9 @@ from jointdiff.data.own.meaning import (
     is_doubtful,
     split_of,
 )
+from jointdiff.data.own.reading import Table, read_table
 from jointdiff.data.own.spelling import canonical
-from jointdiff.data.own.tables import CORNERS, SIDES, TABLES, Collection, Options, Table, read_table
+from jointdiff.data.own.tables import CORNERS, SIDES, TABLES, TABS, Collection, Options, top_tables
 
 # Names of columns without case, spaces and marks.
 KNOWN = {
@@ -46,7 +47,21 @@ KNOWN = {
         *("findings", "findinglabels", "diagnoses"),
     ),
 }
-NO_LABELS = ("id", "index", "age", "sex", "gender", "male", "female", "view", "date", "site", "hospital", "scanner")
+NO_LABELS = (
+    "id",
+    "index",
+    "level0",
+    "age",
+    "sex",
+    "gender",
+    "male",
+    "female",
+    "view",
+    "date",
+    "site",
+    "hospital",
+    "scanner",
+)
 
 
 def guess(path: Path) -> Options:
@@ -56,10 +71,10 @@ def guess(path: Path) -> Options:
         ConfigError: there is nothing at this path.
         DataError: the zip or a table at its top cannot be read.
     """
-    is_table = path.is_file() and path.suffix.lower() in TABLES
+    is_table = path.is_file() and path.suffix.lower() in (*TABLES, *TABS)
     options = Options(path=str(path.parent if is_table else path), table=path.name if is_table else "")
     files = Files(Path(options.path).expanduser())
-    tops = [name for name in files if "/" not in name and name.lower().endswith(TABLES)]
+    tops = list(dict.fromkeys([*top_tables(files), *([options.table] if is_table else [])]))
     tables = {name: read_table(files.read(name), name=files.name(name)) for name in tops}
     placed = [
         name for name, table in tables.items() if any(set(four) <= set(table.columns) for four in (CORNERS, SIDES))
@@ -112,25 +127,16 @@ def _plain(name: str) -> str:
     return re.sub(r"[^a-z0-9]", "", canonical(name))
 
 
-def _named(column: str) -> bool:
-    """Say whether a column has a name: pandas calls its index nothing, or ``Unnamed: 0``."""
-    return not re.fullmatch(r"(unnamed:[\d.]+|level\d+|index)?", canonical(column))
-
-
 def _column_of_files(table: Table, files: Files) -> str | None:
     some = [cells for _, cells in table.rows[:100]]
-    shares = {column: sum(cells[column] in files for cells in some) for column in table.columns if _named(column)}
+    shares = {column: sum(files.find(cells[column]) is not None for cells in some) for column in table.columns}
     best = max(shares, key=shares.__getitem__, default="")
     return best if shares.get(best) else None
 
 
 def _label_columns(table: Table, columns: Sequence[str]) -> tuple[str, ...]:
     """Return the columns of 0 and 1, or else the one column of few words."""
-    columns = [
-        name
-        for name in columns
-        if _named(name) and _plain(name) not in NO_LABELS and not _plain(name).startswith("mask")
-    ]
+    columns = [name for name in columns if _plain(name) not in NO_LABELS and not _plain(name).startswith("mask")]
     cells = {name: _known(table, name) for name in columns}
     for name in columns:
         if _plain(name) in KNOWN["label"] and cells[name]:

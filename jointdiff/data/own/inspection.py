@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import cast
 
@@ -346,14 +346,12 @@ def _judge_rest(collection: Collection, problems: Problems) -> None:
     for _, cells in collection.table.rows:
         for column, cell in cells.items():
             if column == options.file or (options.mask and column.partition(":")[0] == options.mask):
-                named.add(str(PurePosixPath(cell.replace("\\", "/"))))
+                named.add(collection.files.find(cell))
     for name in collection.files:
         if name.lower().endswith(IMAGES) and name not in named:
             problems.add(
                 "an image is in no row", "It is not used; add a row with blank labels to use it", name, severity="note"
             )
-    if "" in collection.table.columns and any(cells[""] for _, cells in collection.table.rows):
-        problems.add("a column without a name is not used", "Name it if it says something", severity="note")
 
 
 # Guesses, which `jointdiff data init` writes out for the user to correct

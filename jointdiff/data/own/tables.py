@@ -6,10 +6,6 @@ Rows are numbered as a spreadsheet shows them: the header is row 1.
 
 from __future__ import annotations
 
-import csv
-import difflib
-import io
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path, PurePosixPath
@@ -17,15 +13,19 @@ from typing import Any, cast
 
 from jointdiff.config import ConfigError
 from jointdiff.data.images import parse_window
-from jointdiff.data.own.files import LARGEST, Files, read_bounded
+from jointdiff.data.own.files import Files, read_bounded
 from jointdiff.data.own.meaning import Kind, Labels, Split, is_blank, read_groups, read_labels, read_splits
 from jointdiff.data.own.problems import Problems
+from jointdiff.data.own.reading import Table, read_table
 from jointdiff.data.own.spelling import Names
 from jointdiff.data.source import POLICIES, DataError
+from jointdiff.text import composed
+from jointdiff.values import as_name
 
 Box = tuple[float, float, float, float]
 
-TABLES = (".csv", ".parquet")
+TABLES, TABS = (".csv", ".parquet"), (".tsv", ".tab")
+SPREADSHEETS = (".xlsx", ".xls", ".xlsm", ".ods", ".numbers", ".txt", ".csv.gz", ".csv.zip")
 ALIKE = ("ask", "join", "keep")
 CORNERS, SIDES = ("x0", "y0", "x1", "y1"), ("x", "y", "width", "height")
 
@@ -69,7 +69,10 @@ class Options:
             ConfigError: a value is none of those that are possible.
         """
         for key in (option.name for option in fields(self) if isinstance(option.default, tuple)):
-            object.__setattr__(self, key, tuple(_text(value, key) for value in getattr(self, key)))
+            try:
+                object.__setattr__(self, key, tuple(map(as_name, getattr(self, key))))
+            except ValueError as error:
+                raise ConfigError(f"{key}: {error}") from None
         known: dict[str, tuple[Any, ...]] = {
             "task": ("auto", "multi_label", "one_of_k"),
             "channels": (1, 3),
@@ -99,103 +102,6 @@ class Options:
     def defaults(cls) -> dict[str, Any]:
         """Map every option to its default."""
         return {option.name: option.default for option in fields(cls)}
-
-
-def _text(value: Any, key: str) -> str:
-    """Return an entry of a list as text; YAML makes numbers of ``1`` and truth of ``no``."""
-    if isinstance(value, bool) or value is None:
-        raise ConfigError(f"{key}: YAML reads an entry as {value}; put it in quotes as the table has it")
-    return str(value)
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table as text: nothing is converted, blanks are empty strings."""
-
-    name: str
-    columns: tuple[str, ...]
-    rows: tuple[tuple[int, Mapping[str, str]], ...]  # number as a spreadsheet shows it, cells by column
-
-    def missing(self, column: str) -> str:
-        """Say that a column is absent, with the nearest name."""
-        lower = {name.casefold(): name for name in self.columns}
-        nearest = difflib.get_close_matches(column.casefold(), lower, n=1, cutoff=0.4)
-        hint = f"did you mean {lower[nearest[0]]!r}? " if nearest else ""
-        return f"{self.name} has no column {column!r}; {hint}It has: {', '.join(self.columns)}"
-
-
-def read_table(data: bytes, *, name: str) -> Table:
-    """Read a CSV (UTF-8, commas) or Parquet table.
-
-    Raises:
-        DataError: it is neither, has columns of one name, no rows, or rows of another length than its header.
-    """
-    if name.lower().endswith(".parquet"):
-        columns, rows = _parquet(data, name)
-    else:
-        columns, rows = _csv(data, name)
-    twice = sorted({column for column in columns if columns.count(column) > 1})
-    if twice:
-        raise DataError(f"{name} has more than one column {twice[0]!r}; rename all but one")
-    if not rows:
-        raise DataError(f"{name} has no rows; write one row per image below the header")
-    return Table(name, tuple(columns), tuple((number, dict(zip(columns, row, strict=True))) for number, row in rows))
-
-
-def _csv(data: bytes, name: str) -> tuple[list[str], list[tuple[int, list[str]]]]:
-    try:
-        text = data.decode("utf-8-sig")  # spreadsheets begin with a byte order mark
-    except UnicodeDecodeError as error:
-        row = data[: error.start].count(b"\n") + 1
-        raise DataError(f"{name}, row {row}: this is no UTF-8; save it as 'CSV UTF-8'") from None
-    if "\0" in text:
-        raise DataError(f"{name} is no text; save it as 'CSV UTF-8'")
-    # A blank line is a row of a spreadsheet, too: it counts, and says nothing.
-    try:
-        records = [
-            (number, [cell.strip() for cell in record])
-            for number, record in enumerate(csv.reader(io.StringIO(text), strict=True), 1)
-        ]
-    except csv.Error as error:
-        raise DataError(f"{name} is no CSV table ({error}); save it as 'CSV UTF-8'") from None
-    records = [(number, record) for number, record in records if any(record)]
-    if not records:
-        raise DataError(f"{name} is empty; its first row names the columns, every other an image")
-    columns = records[0][1]
-    if len(columns) == 1 and (other := next((mark for mark in ";\t|" if mark in columns[0]), None)):
-        raise DataError(f"{name}: its columns are separated by {other!r}; save it with commas")
-    for number, record in records[1:]:
-        if len(record) != len(columns):
-            raise DataError(
-                f"{name}, row {number}: {len(record)} cells below {len(columns)} columns; "
-                "put a cell that has a comma in it in double quotes"
-            )
-    return columns, records[1:]
-
-
-def _parquet(data: bytes, name: str) -> tuple[list[str], list[tuple[int, list[str]]]]:
-    import pyarrow as pa
-    from pyarrow import parquet
-
-    taken = 0
-    try:
-        file = parquet.ParquetFile(pa.BufferReader(data))
-        columns: list[list[str]] = [[] for _ in file.schema_arrow]
-        for batch in file.iter_batches(batch_size=1000):  # a few bytes can stand for billions of rows
-            for column, cells in zip(columns, batch.columns, strict=True):
-                texts = ["" if cell is None else str(cell).strip() for cell in cells.to_pylist()]
-                taken += len(texts) + sum(map(len, texts))
-                if taken > LARGEST:
-                    raise DataError(f"{name} unpacks to more than {LARGEST} letters and cells; divide it")
-                column += texts
-    except DataError:
-        raise
-    except (pa.ArrowException, OSError, ValueError) as error:
-        raise DataError(f"{name} is no Parquet table ({' '.join(str(error).split())[:100]}); write it anew") from None
-    # pandas makes 7.0 of 7 where a cell is blank.
-    columns = [[re.sub(r"^(-?\d+)\.0$", r"\1", cell) for cell in column] for column in columns]
-    rows = [(number, list(row)) for number, row in enumerate(zip(*columns, strict=True), 2)]
-    return list(file.schema_arrow.names), rows
 
 
 @dataclass(frozen=True)
@@ -245,16 +151,27 @@ def find_table(options: Options, files: Files) -> tuple[str, bytes, Path | None]
     """
     if options.table:
         return _find("table", options.table, files)
-    found = [name for name in files if "/" not in name and name.lower().endswith(TABLES)]
+    found = top_tables(files)
     if len(found) != 1:
-        listed = f"it has {len(found)} ({', '.join(found)}), so that `table` must name one" if found else "it has none"
+        others = [name for name in files if "/" not in name and name.lower().endswith(SPREADSHEETS)]
+        saved = f"; save {others[0]} as 'CSV UTF-8'" if others else ""
+        many = f"it has {len(found)} ({', '.join(found)}), so that `table` must name one"
+        listed = many if found else f"it has none{saved}"
         raise ConfigError(f"table: {files.path} should have one .csv or .parquet at its top; {listed}")
     return _find("table", found[0], files)
 
 
+def top_tables(files: Files) -> list[str]:
+    """List the tables that lie at the top of a folder or zip: CSV and Parquet, or else tab-separated ones."""
+    tops = [name for name in files if "/" not in name]
+    return [name for name in tops if name.lower().endswith(TABLES)] or [
+        name for name in tops if name.lower().endswith(TABS)
+    ]
+
+
 def _find(key: str, name: str, files: Files) -> tuple[str, bytes, Path | None]:
-    if name in files:
-        return files.name(name), files.read(name), files.path / name if files.path.is_dir() else None
+    if found := files.find(name):
+        return files.name(found), files.read(found), files.path / found if files.path.is_dir() else None
     path = Path(name).expanduser()
     if not path.is_file():
         nearest = files.nearest(name)
@@ -274,11 +191,13 @@ def read_collection(options: Options) -> Collection:
         raise ConfigError(
             "path: name the folder or zip of your images; `jointdiff data init PATH` writes a configuration"
         )
-    files = Files(Path(options.path).expanduser())
+    files, problems = Files(Path(options.path).expanduser()), Problems()
+    for folder in files.unlisted:
+        problems.add("a folder cannot be listed", "Make it readable if it is needed", folder, severity="warning")
     name, content, place = find_table(options, files)
-    table = read_table(content, name=name)
+    table = read_table(content, name=name, problems=problems)
+    options = _composed(options)
     inputs = [path for path in (place, None if files.path.is_dir() else files.path) if path]
-    problems = Problems()
     options = _columns_meant(options, table, problems)
     named = [("file", options.file), *(("labels", label) for label in options.labels)]
     named += [(key, getattr(options, key)) for key in ("group", "split") if getattr(options, key)]
@@ -298,9 +217,8 @@ def read_collection(options: Options) -> Collection:
             name, content, place = _find("boxes", options.boxes, files)
             inputs += [place] if place else []
             same = name == table.name
-            _read_boxes(
-                table if same else read_table(content, name=name), rows, options, labels.names, problems, same=same
-            )
+            placed = table if same else read_table(content, name=name, problems=problems)
+            _read_boxes(placed, rows, options, files, labels.names, problems, same=same)
     return Collection(options, files, table, tuple(inputs), labels.kind, labels.names, rows, problems)
 
 
@@ -317,6 +235,12 @@ def _columns_meant(options: Options, table: Table, problems: Problems) -> Option
 
     single = {key: meant(key, getattr(options, key)) for key in ("file", "group", "split", "mask")}
     return replace(options, labels=tuple(meant("labels", column) for column in options.labels), **cast(Any, single))
+
+
+def _composed(options: Options) -> Options:
+    """Return the options with names of columns as tables have them, accents composed."""
+    columns: dict[str, Any] = {key: composed(getattr(options, key)) for key in ("file", "group", "split", "mask")}
+    return replace(options, labels=tuple(map(composed, options.labels)), **columns)
 
 
 def _mask_columns(options: Options, table: Table) -> dict[str, str]:
@@ -375,20 +299,20 @@ class _Rows:
 
     def _file(self, number: int, text: str, what: str) -> str | None:
         """Return a file's path inside the folder or zip."""
+        if found := self.files.find(text):
+            return found
         pure = PurePosixPath(text.replace("\\", "/"))
         at = f"row {number} {text!r}"
         if text == "":
             self.problems.add(f"the path of an {what} is blank", "Fill it in or remove the row", f"row {number}")
-        elif pure.is_absolute() or ".." in pure.parts or ":" in pure.parts[0]:
+        elif pure.is_absolute() or ".." in pure.parts or ":" in "".join(pure.parts[:1]):
             self.problems.add("a path leaves the folder", f"Write paths relative to {self.files.path}", at)
-        elif str(pure) not in self.files:
-            nearest = self.files.nearest(str(pure))
+        else:
+            nearest = self.files.nearest(text)
             hint = f" (did you mean {nearest!r}?)" if nearest else ""
             self.problems.add(
                 f"the {what} is not in {self.files.path}", "Correct the path, add the file or remove the row", at + hint
             )
-        else:
-            return str(pure)
         return None
 
     def _labels(self, number: int, cells: Mapping[str, str]) -> tuple[float, ...] | None:
@@ -423,7 +347,14 @@ class _Rows:
 
 
 def _read_boxes(
-    table: Table, rows: Sequence[Row], options: Options, names: Sequence[str], problems: Problems, *, same: bool
+    table: Table,
+    rows: Sequence[Row],
+    options: Options,
+    files: Files,
+    names: Sequence[str],
+    problems: Problems,
+    *,
+    same: bool,
 ) -> None:
     """Add to the rows of images the boxes of a table, which may be the same one."""
     by_file, meant = {row.file: row for row in rows}, Names(names)
@@ -441,7 +372,7 @@ def _read_boxes(
         texts = [cells[column] for column in corners]
         if all(map(is_blank, texts)):
             continue
-        row = by_file.get(str(PurePosixPath(cells[key].replace("\\", "/"))))
+        row = by_file.get(files.find(cells[key]) or "")
         if row is None:
             if not same:
                 problems.add(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import re
 import zipfile
 import zlib
@@ -25,6 +24,7 @@ from jointdiff.data.source import (
     Sample,
     Source,
 )
+from jointdiff.data.sources._tables import read_table
 
 SOURCE = Source(
     name="busi",
@@ -97,11 +97,8 @@ def _near_duplicates(path: Path) -> dict[str, str]:
     """Map the images of a table (image, group) to their groups."""
     if not path.is_file():
         return {}
-    with path.open(newline="", encoding="utf-8") as stream:
-        rows = csv.DictReader(stream)
-        if set(rows.fieldnames or ()) != {"image", "group"}:
-            raise DataError(f"{path}: expected the columns image and group, found {rows.fieldnames}")
-        return {row["image"]: f"near-duplicates {row['group']}" for row in rows}
+    rows = read_table(path, columns=("image", "group"))
+    return {row["image"]: f"near-duplicates {row['group']}" for _, row in rows}
 
 
 def _natural(name: str) -> tuple[str, int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from codecs import BOM_UTF8
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
@@ -167,7 +168,7 @@ def _pairs(path: Path) -> Iterator[tuple[int, str, str]]:
 
 def _lines(path: Path) -> list[str]:
     try:
-        return path.read_text(encoding="ascii").splitlines()
+        return path.read_bytes().removeprefix(BOM_UTF8).decode("ascii").splitlines()
     except FileNotFoundError as error:
         raise DataError(f"{path} is absent; download it. {SOURCE.access}") from error
     except UnicodeDecodeError as error:

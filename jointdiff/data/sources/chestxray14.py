@@ -208,7 +208,7 @@ def _labels(path: Path) -> dict[str, _Row]:
 def _splits(raw: Path) -> dict[str, Literal["train", "test"]]:
     splits: dict[str, Literal["train", "test"]] = {}
     for split, name in LISTS.items():
-        for image in (raw / name).read_text(encoding="utf-8").split():
+        for image in (raw / name).read_text(encoding="utf-8-sig").split():
             if splits.get(image, split) != split:
                 raise DataError(f"{raw / name}: {image} is in {LISTS[splits[image]]} too; download both lists again")
             splits[image] = split
