@@ -1,5 +1,7 @@
 """What a person reads: tables, figures, one document, one page in the browser."""
 
+from jointdiff.paths import relative_if_below
+
 
 localrules:
     draw_audit,
@@ -39,7 +41,7 @@ rule draw_tables:
     input:
         scores="<results>/scores.parquet",
         predictions=of_cells("predictions.parquet"),
-        published=local(str(Path(workflow.basedir, "config", "published.csv"))),
+        published=local(relative_if_below(Path(workflow.basedir, "config", "published.csv"))),
     output:
         expand(
             "<results>/tables/{table}.{kind}",

@@ -13,6 +13,7 @@ from jointdiff.config import ConfigError
 from jointdiff.data.own.inspection import Report, inspect
 from jointdiff.data.source import DataError
 from jointdiff.files import atomic_path
+from jointdiff.paths import relative_if_below
 
 LOOKS = 200  # images looked at: enough to see sizes and colour
 BUDGETS = (10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000)
@@ -107,7 +108,7 @@ def starter_config(path: Path | str, *, file: str = "FILE.yaml") -> str:
         raise DataError(str(report.problems[0]))
     collection, options = report.collection, report.options
     given: dict[str, Any] = {key: getattr(options, key) for key in COMMENTS} | {
-        "path": str(Path(options.path).expanduser().resolve()),
+        "path": relative_if_below(Path(options.path).expanduser()),
         "labels": list(options.labels),
         "classes": list(collection.names) if collection.kind == "one_of_k" and len(options.labels) == 1 else [],
         "task": collection.kind,
