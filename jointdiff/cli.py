@@ -15,6 +15,8 @@ from pydantic import BaseModel, ValidationError
 from jointdiff.addresses import without_secrets
 from jointdiff.config import ConfigError, Explanation, Generation, Voting, load_experiment
 from jointdiff.declared import SCHEMA
+from jointdiff.jobs import leave_group
+from jointdiff.logs import show_any_text
 
 if TYPE_CHECKING:
     from jointdiff.apply import Answers
@@ -25,8 +27,14 @@ Checked = TypeVar("Checked", bound=BaseModel)
 def main(arguments: list[str] | None = None) -> int:
     """Run one command and return its exit code: 0, or 1 with one message where a user can mend what went wrong."""
     options = _parser().parse_args(arguments)
+    show_any_text(sys.stdout, sys.stderr)
+    if left := leave_group(os.environ):
+        print(f"{left} (see `jointdiff doctor`)", file=sys.stderr)
     try:
         return options.run(options) or 0
+    except UnicodeEncodeError as error:  # of a file's name, which Python read by this machine's encoding
+        print(f"jointdiff {options.command}: {error.object!a}: set PYTHONUTF8=1 ({error.reason})", file=sys.stderr)
+        return 1
     except (ValueError, OSError) as error:
         print(f"jointdiff {options.command}: {error}", file=sys.stderr)
         return 1
@@ -37,7 +45,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
 
     def command(name: str, run: Any, among: Any = commands) -> argparse.ArgumentParser:
-        text = run.__doc__.splitlines()[0]
+        text = (run.__doc__ or "").partition("\n")[0]  # none under PYTHONOPTIMIZE=2
         added = among.add_parser(name, help=text, description=text)
         added.set_defaults(run=run)
         return added
