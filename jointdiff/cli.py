@@ -15,7 +15,7 @@ from pydantic import BaseModel, ValidationError
 from jointdiff.addresses import without_secrets
 from jointdiff.config import ConfigError, Explanation, Generation, Voting, load_experiment
 from jointdiff.declared import SCHEMA
-from jointdiff.jobs import leave_group
+from jointdiff.jobs import settle
 from jointdiff.logs import show_any_text
 
 if TYPE_CHECKING:
@@ -28,13 +28,13 @@ def main(arguments: list[str] | None = None) -> int:
     """Run one command and return its exit code: 0, or 1 with one message where a user can mend what went wrong."""
     options = _parser().parse_args(arguments)
     show_any_text(sys.stdout, sys.stderr)
-    if left := leave_group(os.environ):
-        print(f"{left} (see `jointdiff doctor`)", file=sys.stderr)
+    if options.run is not _doctor:  # which looks at the environment as it is
+        if passed_over := settle(os.environ):
+            print(f"{passed_over} (see `jointdiff doctor`)", file=sys.stderr)
+        if arguments is None and sys.getfilesystemencoding() != "utf-8":  # begun anew, names of files are read as UTF-8
+            os.execv(sys.executable, [sys.executable, "-m", "jointdiff.cli", *sys.argv[1:]])  # noqa: S606 - no shell
     try:
         return options.run(options) or 0
-    except UnicodeEncodeError as error:  # of a file's name, which Python read by this machine's encoding
-        print(f"jointdiff {options.command}: {error.object!a}: set PYTHONUTF8=1 ({error.reason})", file=sys.stderr)
-        return 1
     except (ValueError, OSError) as error:
         print(f"jointdiff {options.command}: {error}", file=sys.stderr)
         return 1

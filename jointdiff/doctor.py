@@ -21,7 +21,6 @@ from typing import Literal
 from jointdiff.addresses import without_secrets
 from jointdiff.jobs import group_around
 from jointdiff.paths import inception_weights
-from jointdiff.tracking import STRAY
 
 TEX_PACKAGES = ("booktabs", "caption", "geometry", "graphicx", "lmodern", "siunitx")  # of the paper
 TEMPORARY_GIB = 1.0  # what an archive that is unpacked and a report take of the temporary folder, generously
@@ -245,7 +244,9 @@ def _environment() -> Finding:
         "SNAKEMAKE_PROFILE": "changes how jobs run",
         "PYTHONOPTIMIZE": "may leave out the texts of --help",
         "PYTHONPATH": f"decides which code runs: that of {Path(__file__).parent}",
-        **dict.fromkeys(STRAY, "is passed over: runs go to the experiment of their configuration"),
+        "MLFLOW_EXPERIMENT_NAME": (passed := "is passed over: runs go to the experiment of their configuration"),
+        "MLFLOW_RUN_ID": passed,
+        "MLFLOW_REGISTRY_URI": "is passed over: the best models are registered where runs are",
     }
     found = [name for name in effects if os.environ.get(name)]
     if not found:

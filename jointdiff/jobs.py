@@ -40,25 +40,23 @@ def group_around(environment: Mapping[str, str]) -> list[str]:
     return [f"{name}={environment[name]}" for name in GROUP if environment.get(name)]
 
 
-def leave_group(environment: MutableMapping[str, str]) -> str | None:
-    """Take out of an environment what calls its process one of several; return what was there, for people.
+def settle(environment: MutableMapping[str, str]) -> str | None:
+    """Change in an environment what notebooks, containers and job schedulers leave there; return what to tell people.
 
     Commands and the workflow start their processes themselves, and would wait for hours for those of a job scheduler.
     """
+    environment["MPLBACKEND"] = "Agg"  # figures are files; importing matplotlib fails where a notebook's is not there
+    environment["PYTHONUTF8"] = "1"  # of the processes that this one starts: names of files are UTF-8 in any locale
+    try:
+        getpass.getuser()
+    except (KeyError, OSError):  # Snakemake and torch ask for the name, which a container's user may not have
+        environment["USER"] = f"uid-{os.getuid()}"
     found = group_around(environment)
     for name in GROUP:
         environment.pop(name, None)
     if not found:
         return None
     return f"{', '.join(found)} of a job scheduler or launcher is passed over: processes are started as settings say"
-
-
-def name_user(environment: MutableMapping[str, str]) -> None:
-    """Give a user id without a name one in an environment, as containers have them: Snakemake and torch ask for it."""
-    try:
-        getpass.getuser()
-    except (KeyError, OSError):
-        environment["USER"] = f"uid-{os.getuid()}"
 
 
 def count_gpus() -> int:

@@ -30,9 +30,6 @@ LIVE_AGAIN = 600.0  # seconds from a push that failed to the next one
 PATIENCE = 10  # seconds for an answer while a training runs
 LONG_PATIENCE = 60  # seconds for an answer in a synchronisation, which sends models and may share a busy server
 
-# Of an MLflow session around: they would send a run's model to another experiment, or a best model to another registry.
-STRAY = ("MLFLOW_EXPERIMENT_NAME", "MLFLOW_EXPERIMENT_ID", "MLFLOW_RUN_ID", "MLFLOW_REGISTRY_URI")
-
 
 def tracking_uri(store: dict[str, Any]) -> str:
     """Return the address of the store: MLFLOW_TRACKING_URI, or else what ``create_store`` recorded.
@@ -249,8 +246,6 @@ def _settle_environment(patience: int) -> None:
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_UV_AUTO_DETECT", "false")  # a lock file names one registry's addresses
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "ERROR")
-    for name in STRAY:
-        os.environ.pop(name, None)
     known = os.environ.get("no_proxy") or os.environ.get("NO_PROXY")
     os.environ["no_proxy"] = ",".join(filter(None, [known, "127.0.0.1,localhost"]))  # no proxy reaches this machine
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")

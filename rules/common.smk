@@ -9,7 +9,7 @@ from pathlib import Path
 from jointdiff.config import parse_experiment
 from jointdiff.declared import abilities
 from jointdiff.doctor import missing_tex
-from jointdiff.jobs import keep_memory, leave_group, name_user
+from jointdiff.jobs import keep_memory, settle
 from jointdiff.paths import CELL, FIRST_STAGE, INCEPTION, SPLIT, TAG, TRIAL, WILDCARDS, inception_weights
 from jointdiff.provenance import code_version
 from jointdiff.questions import numbered
@@ -38,8 +38,7 @@ config.update(experiment.model_dump(mode="json"))  # with every default filled i
 
 # Many containers forbid Python to keep bytecode; then each of a hundred jobs would compile torch anew, for seconds.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
-name_user(os.environ)
-GROUP_LEFT = leave_group(os.environ)
+PASSED_OVER = settle(os.environ)
 keep_memory(os.environ)  # of the jobs: each is a process of its own
 
 NO_TEX = missing_tex()
@@ -60,8 +59,8 @@ wildcard_constraints:
 
 
 onstart:
-    if GROUP_LEFT:
-        print(f"{GROUP_LEFT}. See `jointdiff doctor`.")
+    if PASSED_OVER:
+        print(f"{PASSED_OVER}. See `jointdiff doctor`.")
     if NO_TEX:
         print(
             f"TeX is not complete ({NO_TEX} is missing): the tables are made, paper.pdf is not. See `jointdiff doctor`."

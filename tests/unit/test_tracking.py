@@ -78,7 +78,10 @@ def nobody_answers(monkeypatch: pytest.MonkeyPatch) -> str:
         return f"http://127.0.0.1:{taken.getsockname()[1]}"
 
 
-def test_everything_is_shown_once(ready: Path) -> None:
+def test_everything_is_shown_once(ready: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("EXPERIMENT_NAME", "RUN_ID"):  # of another session
+        monkeypatch.setenv(f"MLFLOW_{name}", "0123456789abcdef")
+    monkeypatch.setenv("MLFLOW_REGISTRY_URI", f"sqlite:///{ready.parent / 'another.db'}")
     store = create_store("made", beside=ready.parent)
     assert sync_experiment(ready, store=store) == {"enabled": True, "cells": 2, "pushed": 2, "complete": True}
     assert sync_experiment(ready, store=store)["pushed"] == 0
@@ -113,6 +116,7 @@ def test_everything_is_shown_once(ready: Path) -> None:
     ]
     models = client.search_logged_models([child.info.experiment_id])
     assert {model.source_run_id for model in models} == {run.info.run_id for run in children.values()}
+    assert not (ready.parent / "another.db").exists()
     stored = [path for path in (ready.parent / "mlartifacts").rglob("*") if path.is_file()]
     assert stored
     assert not [path for path in stored if path.suffix in {".pkl", ".lock"}]
@@ -256,6 +260,9 @@ def test_a_password_reaches_the_server_and_no_message(
 
     for name in ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"):
         monkeypatch.setenv(name, "")  # so that what is set is undone
+    for name in ("http_proxy", "HTTP_PROXY"):  # where nobody listens
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    monkeypatch.setenv("no_proxy", "")
     with HTTPServer(("127.0.0.1", 0), Refuses) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://me:a%2Fsecret@127.0.0.1:{server.server_port}")
