@@ -23,6 +23,7 @@ import pytest
 from jointdiff import cli, mlflow_store, tracking
 from jointdiff.addresses import without_secrets
 from jointdiff.config import Tracking, parse_experiment
+from jointdiff.doctor import _tracking
 from jointdiff.files import read_json, sha256, write_json
 from jointdiff.mlflow_store import LINES
 from jointdiff.report.best import choose_best
@@ -528,6 +529,8 @@ def test_a_copied_project_writes_to_its_own_store_alone(
     shutil.copytree(former, results)
     before = digests(former)
     write_cell(results / "made", 2)
+    found = _tracking(results)
+    assert (found.state == "absent") == (made == "earlier") == (str(former) in found.found)
     caplog.clear()
     for _ in range(2):
         assert cli.main(["track", "sync", "--results", str(results)]) == 0
