@@ -1,5 +1,6 @@
 import io
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from jointdiff.devices import pick_device, pick_precision
 from jointdiff.files import atomic_path, read_json, sha256, write_json
 from jointdiff.logs import Tee
 from jointdiff.method import to_bytes, to_unit_range
+from jointdiff.paths import relative_if_below
 from jointdiff.progress import Progress
 from jointdiff.seeding import derive, rng
 from jointdiff.training.selection import macro_auroc
@@ -102,3 +104,11 @@ def test_what_is_said_after_a_log_has_ended_reaches_the_others(tmp_path):
     both.write("two")
     both.flush()
     assert terminal.getvalue() == "one two" and (tmp_path / "log").read_text() == "one "
+
+
+def test_a_path_below_the_working_directory_moves_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "project" / "my scans").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "project")
+    assert relative_if_below("my scans") == relative_if_below(Path.cwd() / "my scans") == "my scans"
+    assert relative_if_below(tmp_path / "scans") == str(tmp_path / "scans")
+    assert relative_if_below(".") == str(tmp_path / "project")
