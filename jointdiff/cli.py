@@ -6,7 +6,6 @@ import argparse
 import json
 import os
 import sys
-from io import TextIOWrapper
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -16,6 +15,8 @@ from pydantic import BaseModel, ValidationError
 from jointdiff.addresses import without_secrets
 from jointdiff.config import ConfigError, Explanation, Generation, Voting, load_experiment
 from jointdiff.declared import SCHEMA
+from jointdiff.jobs import settle
+from jointdiff.logs import show_any_text
 from jointdiff.paths import snakefile
 
 if TYPE_CHECKING:
@@ -27,9 +28,12 @@ Checked = TypeVar("Checked", bound=BaseModel)
 def main(arguments: list[str] | None = None) -> int:
     """Run one command and return its exit code: 0, or 1 with one message where a user can mend what went wrong."""
     options = _parser().parse_args(arguments)
-    for stream in (sys.stdout, sys.stderr):  # a file's name may hold what this terminal cannot write
-        if isinstance(stream, TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
+    show_any_text(sys.stdout, sys.stderr)
+    if options.run is not _doctor:  # which looks at the environment as it is
+        if passed_over := settle(os.environ):
+            print(f"{passed_over} (see `jointdiff doctor`)", file=sys.stderr)
+        if arguments is None and sys.getfilesystemencoding() != "utf-8":  # begun anew, names of files are read as UTF-8
+            os.execv(sys.executable, [sys.executable, "-m", "jointdiff.cli", *sys.argv[1:]])  # noqa: S606 - no shell
     try:
         return options.run(options) or 0
     except (ValueError, OSError) as error:
@@ -42,7 +46,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
 
     def command(name: str, run: Any, among: Any = commands) -> argparse.ArgumentParser:
-        text = run.__doc__.splitlines()[0]
+        text = (run.__doc__ or "").partition("\n")[0]  # none under PYTHONOPTIMIZE=2
         added = among.add_parser(name, help=text, description=text)
         added.set_defaults(run=run)
         return added

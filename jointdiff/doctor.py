@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import getpass
 import os
 import platform
 import shutil
+import sqlite3
 import subprocess
 import sys
+import tempfile
+import urllib.request
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -15,9 +20,11 @@ from typing import Literal
 
 from jointdiff.addresses import without_secrets
 from jointdiff.environment import instructions
+from jointdiff.jobs import group_around
 from jointdiff.paths import inception_weights
 
 TEX_PACKAGES = ("booktabs", "caption", "geometry", "graphicx", "lmodern", "siunitx")  # of the paper
+TEMPORARY_GIB = 1.0  # what an archive that is unpacked and a report take of the temporary folder, generously
 SPACE_GIB = 5.0  # what the default experiment and its environment take, generously
 
 
@@ -47,6 +54,12 @@ def examine(results: Path | str = "results") -> list[Finding]:
         ("Inception weights", _inception),
         ("tracking store", lambda: _tracking(results)),
         ("free space", lambda: _space(results)),
+        ("user", _user),
+        ("temporary folder", _temporary),
+        ("text encoding", _encoding),
+        ("launcher", _launcher),
+        ("environment", _environment),
+        ("proxies", _proxies),
     ]
     findings = []
     for what, check in checks:
@@ -150,7 +163,15 @@ def _tracking(results: Path) -> Finding:
     if uri:
         return Finding("tracking store", f"{without_secrets(uri)} (MLFLOW_TRACKING_URI)")
     database = results / "mlflow.db"
-    return Finding("tracking store", str(database) if database.is_file() else f"{database}, made by the first run")
+    if not database.is_file():
+        return Finding("tracking store", f"{database}, made by the first run")
+    with closing(sqlite3.connect(f"{database.resolve().as_uri()}?mode=ro", uri=True)) as opened:
+        places = [place for (place,) in opened.execute("SELECT artifact_location FROM experiments")]
+    elsewhere = [place for place in places if place.endswith("/mlartifacts")]
+    if not elsewhere:
+        return Finding("tracking store", str(database))
+    affects = "MLflow: from its next use (`jointdiff mlflow`, `track sync`, a run) on, the files are those beside it"
+    return Finding("tracking store", f"{database}, an earlier version's, names {elsewhere[0]}", "absent", affects)
 
 
 def _space(results: Path) -> Finding:
@@ -161,3 +182,90 @@ def _space(results: Path) -> Finding:
         return Finding("free space", found)
     affects = f"all steps that write: {SPACE_GIB:.0f} GiB are wanted; `pathvars` in the config moves results"
     return Finding("free space", found, "absent", affects)
+
+
+def _user() -> Finding:
+    """Look for what containers often lack: Snakemake ends at once without a home that it can write to."""
+    try:
+        name = getpass.getuser()
+    except (KeyError, OSError):  # neither in the environment nor among the system's users
+        name = f"number {os.getuid()}, without a name"
+    try:
+        home = Path.home()
+    except RuntimeError:
+        home = None
+    found = f"{name}, home {home or 'unknown'}"
+    cache = os.environ.get("XDG_CACHE_HOME")
+    if home is not None and _writable(Path(cache) if cache else home):
+        return Finding("user", found)
+    affects = 'the workflow: Snakemake keeps files there; `export HOME="$PWD"`, or another folder that you may write to'
+    return Finding("user", f"{found}, which cannot be written to", "bad", affects)
+
+
+def _writable(folder: Path) -> bool:
+    """Say whether files can be made in a folder, or in the nearest one above that exists."""
+    existing = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())
+    return existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)
+
+
+def _temporary() -> Finding:
+    named = os.environ.get("TMPDIR")
+    try:
+        folder = Path(tempfile.gettempdir())  # which tries to write there
+    except FileNotFoundError as error:
+        affects = "all steps: make room in /tmp, or let TMPDIR name a folder that you may write to"
+        return Finding("temporary folder", str(error), "bad", affects)
+    free = shutil.disk_usage(folder).free / 2**30
+    found = f"{folder}, {free:.1f} GiB free"
+    if named and Path(named).absolute() != folder.absolute():
+        affects = "none now; correct TMPDIR, or unset it"
+        return Finding("temporary folder", f"{found}, since TMPDIR={named} cannot be written to", "absent", affects)
+    if free < TEMPORARY_GIB:
+        affects = f"downloads and reports: {TEMPORARY_GIB:.0f} GiB are wanted; TMPDIR names another folder"
+        return Finding("temporary folder", found, "absent", affects)
+    return Finding("temporary folder", found)
+
+
+def _encoding() -> Finding:
+    names, shown = sys.getfilesystemencoding(), getattr(sys.stdout, "encoding", None) or "none"
+    if names == "utf-8" and shown.lower().replace("-", "") == "utf8":
+        return Finding("text encoding", "UTF-8")
+    affects = "names of files and classes beyond its letters: `export PYTHONUTF8=1`, or a locale such as C.UTF-8"
+    return Finding("text encoding", f"{names} for names of files, {shown} for the screen", "absent", affects)
+
+
+def _launcher() -> Finding:
+    found = group_around(os.environ)
+    if (tasks := os.environ.get("SLURM_STEP_NUM_TASKS", "1")) != "1":  # this is one of several, as `srun` started them
+        found.append(f"SLURM_STEP_NUM_TASKS={tasks}")
+    if not found:
+        return Finding("launcher", "none: this process is the only one")
+    affects = "commands and the workflow pass these over and start processes themselves; start one (`srun --ntasks 1`)"
+    return Finding("launcher", ", ".join(found), "absent", affects)
+
+
+def _environment() -> Finding:
+    effects = {
+        "MPLBACKEND": "changes no figure",
+        "SNAKEMAKE_PROFILE": "changes how jobs run",
+        "PYTHONOPTIMIZE": "may leave out the texts of --help",
+        "PYTHONPATH": f"decides which code runs: that of {Path(__file__).parent}",
+        "MLFLOW_EXPERIMENT_NAME": (passed := "is passed over: runs go to the experiment of their configuration"),
+        "MLFLOW_RUN_ID": passed,
+        "MLFLOW_REGISTRY_URI": "is passed over: the best models are registered where runs are",
+    }
+    found = [name for name in effects if os.environ.get(name)]
+    if not found:
+        return Finding("environment", "nothing of notebooks or other programs")
+    values = ", ".join(f"{name}={without_secrets(os.environ[name])}" for name in found)
+    affects = "; ".join(f"{name} {effects[name]}" for name in found)
+    return Finding("environment", values, "absent", f"{affects}; unset what you did not mean")
+
+
+def _proxies() -> Finding:
+    found = urllib.request.getproxies()
+    if not found:
+        return Finding("proxies", "none")
+    affects = "downloads go through them; an MLflow server on this machine is asked without them"
+    shown = ", ".join(f"{scheme}={without_secrets(address)}" for scheme, address in sorted(found.items()))
+    return Finding("proxies", shown, "good", affects)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import fcntl
+import getpass
 import os
 import subprocess
 import tempfile
-from collections.abc import MutableMapping
+from collections.abc import Mapping, MutableMapping
 from itertools import count
 from pathlib import Path
 from typing import TextIO
@@ -14,6 +15,12 @@ from typing import TextIO
 # What a training step frees, the next one needs again. By default glibc gives a large block back to the system and gets
 # it anew, zeroed, in pages of 4 KiB, which can take a third of the time of a step (benchmarks/allocation.py).
 ALLOCATION = {"hugetlb": 1, "mmap_max": 0, "trim_threshold": 2**40, "top_pad": 2**26}
+
+# What torchrun, MPI and job schedulers tell each of the processes that they begin; accelerate waits for the others.
+GROUP = (
+    *("WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"),
+    *("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE"),
+)
 
 _held: list[TextIO] = []  # open locks: the system releases them when the process ends, however it ends
 
@@ -26,6 +33,30 @@ def keep_memory(environment: MutableMapping[str, str]) -> None:
     environment.setdefault(
         "GLIBC_TUNABLES", ":".join(f"glibc.malloc.{key}={value}" for key, value in ALLOCATION.items())
     )
+
+
+def group_around(environment: Mapping[str, str]) -> list[str]:
+    """List the variables of an environment that call its process one of several, with their values."""
+    return [f"{name}={environment[name]}" for name in GROUP if environment.get(name)]
+
+
+def settle(environment: MutableMapping[str, str]) -> str | None:
+    """Change in an environment what notebooks, containers and job schedulers leave there; return what to tell people.
+
+    Commands and the workflow start their processes themselves, and would wait for hours for those of a job scheduler.
+    """
+    environment["MPLBACKEND"] = "Agg"  # figures are files; importing matplotlib fails where a notebook's is not there
+    environment["PYTHONUTF8"] = "1"  # of the processes that this one starts: names of files are UTF-8 in any locale
+    try:
+        getpass.getuser()
+    except (KeyError, OSError):  # Snakemake and torch ask for the name, which a container's user may not have
+        environment["USER"] = f"uid-{os.getuid()}"
+    found = group_around(environment)
+    for name in GROUP:
+        environment.pop(name, None)
+    if not found:
+        return None
+    return f"{', '.join(found)} of a job scheduler or launcher is passed over: processes are started as settings say"
 
 
 def count_gpus() -> int:

@@ -47,6 +47,13 @@ class Tee:
         return False
 
 
+def show_any_text(*streams: TextIO) -> None:
+    """Let streams of the terminal write letters that its encoding lacks as escapes instead of raising an error."""
+    for stream in streams:
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
 @contextmanager
 def to_rule_log(rule: Any) -> Iterator[None]:
     """Send output, warnings and logging of a Snakemake script to its log file as well as to the terminal.
@@ -56,6 +63,7 @@ def to_rule_log(rule: Any) -> Iterator[None]:
     A script that has done its work ends here, see ``leave``.
     """
     path = Path(rule.log[0])
+    show_any_text(sys.stdout, sys.stderr)
     with _opened(path) as log:
         out, err = Tee(sys.stdout, log), Tee(sys.stderr, log)
         with redirect_stdout(out), redirect_stderr(err):

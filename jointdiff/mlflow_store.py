@@ -10,11 +10,15 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import logging
 import math
 import os
+import sqlite3
 from collections.abc import Iterable, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlsplit
 
 from jointdiff.config import FirstStage, RunSpec, digest
 from jointdiff.environment import UNKNOWN
@@ -25,12 +29,24 @@ from jointdiff.runs_view import experiment_tags
 if TYPE_CHECKING:
     from jointdiff.report.best import Best
 
+log = logging.getLogger(__name__)
+
 RUN = "jointdiff.run"  # tag: digest of what was trained and of its code
 LINES = "jointdiff.metric_lines"  # tag: lines of metrics.jsonl that the store holds
 NOTE = "mlflow.note.content"  # tag: the text that MLflow shows on a run's page
 CONTENT = "jointdiff.content"  # tag: digest of all that was pushed, so that what did not change is passed over
 BATCH = 1000  # values, parameters and tags per request, MLflow's limit
 LOADER = "jointdiff.tracking"  # module whose ``_load_pyfunc`` reads a logged model
+# An SQLite file names artifacts as an MLflow server does, by no folder: they lie beside the file, wherever it is.
+BESIDE = "mlflow-artifacts:/"
+FOLDER = "mlartifacts"  # beside the file; also where `mlflow ui`, started there, looks for them
+LOCATIONS = (  # columns of MLflow's tables that hold places of artifacts
+    ("experiments", "artifact_location"),
+    ("runs", "artifact_uri"),
+    ("logged_models", "artifact_location"),
+    ("model_versions", "source"),
+    ("model_versions", "storage_location"),
+)
 
 
 def watch_system(run_id: str, uri: str) -> Any:
@@ -46,9 +62,67 @@ def watch_system(run_id: str, uri: str) -> Any:
 
 def list_experiments(uri: str) -> list[Any]:
     """List the experiments of a store, each with its name, experiment_id and tags."""
+    return list(_connect(uri).search_experiments())
+
+
+def sqlite_file(uri: str) -> Path | None:
+    """Return the file of an SQLite store; None of any other store."""
+    scheme, _, path = uri.partition(":///")
+    return Path(path.partition("?")[0]).resolve() if scheme.partition("+")[0] == "sqlite" and path else None
+
+
+def artifacts_beside(file: Path) -> Path:
+    """Return the folder of the artifacts of an SQLite store."""
+    return file.parent / FOLDER
+
+
+def open_artifacts(artifact_uri: str, tracking_uri: str | None = None, registry_uri: str | None = None) -> Any:
+    """Open a place of artifacts that names no folder: beside the SQLite file of the store, or else by its server.
+
+    MLflow itself leaves such places to servers. It finds this function by the entry point in pyproject.toml.
+    """
+    from mlflow import get_tracking_uri
+    from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
+    from mlflow.store.artifact.mlflow_artifacts_repo import MlflowArtifactsRepository
+
+    file = sqlite_file(tracking_uri or get_tracking_uri())
+    if file is None:
+        return MlflowArtifactsRepository(artifact_uri, tracking_uri=tracking_uri, registry_uri=registry_uri)
+    place = artifacts_beside(file) / unquote(urlsplit(artifact_uri).path).lstrip("/")
+    return LocalArtifactRepository(place.as_uri(), tracking_uri=tracking_uri, registry_uri=registry_uri)
+
+
+def _connect(uri: str) -> Any:
+    """Return MLflow's client of a store, whose registered models lie in the same store."""
     import mlflow
 
-    return list(mlflow.MlflowClient(uri).search_experiments())
+    client = mlflow.MlflowClient(uri, registry_uri=uri)
+    if file := sqlite_file(uri):
+        client.search_experiments(max_results=1)  # which makes the file where there is none
+        _forget_places(file)
+    return client
+
+
+def _forget_places(file: Path) -> None:
+    """Let an SQLite store name its artifacts by no folder, where an earlier version or MLflow itself named theirs.
+
+    Without that, the copy of a project would go on writing into the folder that it was copied from.
+    """
+    with closing(sqlite3.connect(file, timeout=60)) as database, database:
+        # MLflow's own experiment, 0, names the folder in which the store was made, and holds nothing.
+        named = (
+            "SELECT DISTINCT artifact_location FROM experiments WHERE artifact_location LIKE ? OR"
+            " (artifact_location LIKE '/%' AND experiment_id = 0 AND 0 NOT IN (SELECT experiment_id FROM runs))"
+        )
+        places = [place for (place,) in database.execute(named, (f"%/{FOLDER}",))]
+        for place in places:
+            for table, column in LOCATIONS:
+                renamed = f"UPDATE {table} SET {column} = ? || ltrim(substr({column}, ?), '/')"  # noqa: S608 - ours
+                inside = f"{renamed} WHERE {column} = ? OR substr({column}, 1, ?) = ?"
+                database.execute(inside, (BESIDE, len(place) + 1, place, len(place) + 1, f"{place}/"))
+    for place in places:
+        if place.endswith(f"/{FOLDER}"):
+            log.warning("%s named its artifacts by the folder %s; from now on they are those beside it", file, place)
 
 
 class Store:
@@ -57,17 +131,16 @@ class Store:
     Args:
         uri: address of the store.
         experiment: name of the experiment.
-        artifacts: where files of a new experiment lie; None leaves it to the store.
     """
 
-    def __init__(self, uri: str, experiment: str, *, artifacts: str | None = None) -> None:
-        import mlflow
+    def __init__(self, uri: str, experiment: str) -> None:
         from mlflow.exceptions import MlflowException
 
         self.uri, self.name = uri, experiment
-        self.client = mlflow.MlflowClient(uri)
+        self.client = _connect(uri)
         found = self.client.get_experiment_by_name(experiment)
         if not found:
+            artifacts = BESIDE if sqlite_file(uri) else None  # a server knows its own
             try:
                 self.client.create_experiment(experiment, artifact_location=artifacts)
             except MlflowException as error:  # another training of the grid was faster
@@ -308,7 +381,7 @@ class Store:
                     loader_module=LOADER,
                     data_path=str(folder),
                     pip_requirements=["jointdiff-bench"],
-                    tags={CONTENT: content},
+                    tags={CONTENT: content, "mlflow.source.name": "jointdiff"},  # else the path of a passing script
                 )
         finally:
             os.environ.pop("MLFLOW_TRACKING_URI", None)

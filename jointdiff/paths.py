@@ -58,6 +58,15 @@ def find_first_stages(results: Path | str) -> list[Path]:
     return sorted(made.parent for made in Path(results).glob("*/autoencoders/*/seed-*/autoencoder.json"))
 
 
+def relative_if_below(path: Path | str) -> str:
+    """Return a path relative to the working directory where it lies below that, so that a moved project holds it too.
+
+    Any other path comes back absolute.
+    """
+    path, here = Path(path).resolve(), Path.cwd()
+    return str(path.relative_to(here) if path.is_relative_to(here) and path != here else path)
+
+
 def describe(path: Path | str) -> str:
     """Name the cell that a file lies in, in words."""
     dataset, labels, method, seed = Path(path).parent.parts[-4:]

@@ -21,8 +21,12 @@ import torch
 from accelerate.state import AcceleratorState, PartialState
 from accelerate.utils import gather_object
 
+from jointdiff.jobs import GROUP, group_around
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+
+_launched = False  # whether ``launch`` began this process
 
 PATIENCE = timedelta(hours=2)  # that processes have with one another: one of them validates while the others wait
 
@@ -74,6 +78,8 @@ def launch(work: Callable[..., None], *arguments: Any, processes: int, **named: 
 
 
 def _begin(index: int, work: Callable[[], None], processes: int, port: int, notes: str) -> None:
+    global _launched
+    _launched = True
     os.environ |= {
         "RANK": str(index),
         "LOCAL_RANK": str(index),
@@ -97,7 +103,16 @@ def _begin(index: int, work: Callable[[], None], processes: int, port: int, note
 
 
 def join_group(device: torch.device) -> PartialState:
-    """Join the processes of this job and return which one this is, and on which ``device`` of the kind it computes."""
+    """Join the processes of this job and return which one this is, and on which ``device`` of the kind it computes.
+
+    Raises:
+        ValueError: the environment calls this process one of several, which neither ``launch`` nor torchrun began.
+    """
+    if not _launched and "TORCHELASTIC_RUN_ID" not in os.environ and (found := group_around(os.environ)):
+        raise ValueError(
+            f"{', '.join(found)} in the environment says that this process is one of several, but torchrun did not "
+            f"begin it, so it might wait for the others forever: begin it with torchrun, or `unset {' '.join(GROUP)}`"
+        )
     return PartialState(cpu=device.type == "cpu", timeout=PATIENCE)
 
 

@@ -18,7 +18,7 @@ from urllib.parse import unquote, urlsplit, urlunsplit
 from jointdiff.addresses import holds_password, without_secrets
 from jointdiff.config import RunSpec, load_experiment
 from jointdiff.files import read_json, write_json
-from jointdiff.mlflow_store import Store, list_experiments, watch_system
+from jointdiff.mlflow_store import Store, artifacts_beside, list_experiments, sqlite_file, watch_system
 from jointdiff.paths import find_cells, find_first_stages
 from jointdiff.runs_view import links
 
@@ -69,16 +69,31 @@ def create_store(
         "enabled": enabled,
         "experiment": experiment,
         "uri": uri or default_uri(beside),
-        "artifacts": None if uri else (beside / "mlartifacts").as_uri(),
     }
     if enabled:
         _forgiving(lambda: _open(store).summary)
     return store
 
 
+def write_store(path: Path | str, store: dict[str, Any]) -> None:
+    """Write what ``create_store`` returned to ``<results>/<experiment>/tracking/store.json``.
+
+    The SQLite store of the results folder is null there, so that a copy or a moved project has its own.
+    """
+    default = default_uri(Path(path).parents[2])
+    write_json(path, {**store, "uri": None if store["uri"] == default else store["uri"]})
+
+
+def read_store(path: Path | str) -> dict[str, Any]:
+    """Read what ``write_store`` wrote; earlier versions wrote where the SQLite store and its artifacts lay then."""
+    store = read_json(path)
+    if store["uri"] is None or store.pop("artifacts", None):
+        store["uri"] = default_uri(Path(path).parents[2])
+    return store
+
+
 def _open(store: dict[str, Any]) -> Store:
-    uri = tracking_uri(store)
-    return Store(uri, store["experiment"], artifacts=store["artifacts"] if uri == store["uri"] else None)
+    return Store(tracking_uri(store), store["experiment"])
 
 
 class Tracker:
@@ -175,7 +190,7 @@ def sync_command(path: Path | None, *, results: Path) -> tuple[list[str], list[s
     """
     done, failed = [], []
     for folder in _tracked(path, results=results):
-        store = read_json(folder / "tracking" / "store.json")
+        store = read_store(folder / "tracking" / "store.json")
         where = without_secrets(tracking_uri(store))
         try:
             summary = sync_experiment(folder, store=store, strict=True)
@@ -231,6 +246,8 @@ def _settle_environment(patience: int) -> None:
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_UV_AUTO_DETECT", "false")  # a lock file names one registry's addresses
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "ERROR")
+    known = os.environ.get("no_proxy") or os.environ.get("NO_PROXY")
+    os.environ["no_proxy"] = ",".join(filter(None, [known, "127.0.0.1,localhost"]))  # no proxy reaches this machine
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     logging.getLogger("alembic").setLevel(logging.WARNING)
 
@@ -271,6 +288,8 @@ def browse_command(folder: Path | str, *, host: str = "127.0.0.1", port: int = 5
     if holds_password(uri):  # which everyone on this machine reads in a list of processes
         os.environ["MLFLOW_BACKEND_STORE_URI"] = uri
     address = [] if holds_password(uri) else ["--backend-store-uri", uri]
+    if file := sqlite_file(uri):
+        address += ["--artifacts-destination", artifacts_beside(file).as_uri()]
     # One worker is enough for one reader; four, the default, each import for seconds.
     return ["mlflow", "ui", *address, "--host", host, "--port", str(port), "--workers", "1"]
 

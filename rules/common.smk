@@ -10,7 +10,7 @@ from jointdiff.config import parse_experiment
 from jointdiff.config_file import read_config
 from jointdiff.declared import abilities
 from jointdiff.doctor import missing_tex
-from jointdiff.jobs import keep_memory
+from jointdiff.jobs import keep_memory, settle
 from jointdiff.paths import CELL, FIRST_STAGE, INCEPTION, PUBLISHED, SPLIT, TAG, TRIAL, WILDCARDS, inception_weights
 from jointdiff.provenance import code_version
 from jointdiff.questions import numbered
@@ -42,6 +42,7 @@ config.update(experiment.model_dump(mode="json"))  # with every default filled i
 
 # Many containers forbid Python to keep bytecode; then each of a hundred jobs would compile torch anew, for seconds.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+PASSED_OVER = settle(os.environ)
 keep_memory(os.environ)  # of the jobs: each is a process of its own
 
 NO_TEX = missing_tex()
@@ -69,6 +70,8 @@ wildcard_constraints:
 
 
 onstart:
+    if PASSED_OVER:
+        print(f"{PASSED_OVER}. See `jointdiff doctor`.")
     if NO_TEX:
         print(
             f"TeX is not complete ({NO_TEX} is missing): the tables are made, paper.pdf is not. See `jointdiff doctor`."

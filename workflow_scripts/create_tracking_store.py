@@ -2,14 +2,13 @@
 
 from pathlib import Path
 
-from jointdiff.files import write_json
 from jointdiff.logs import to_rule_log
-from jointdiff.tracking import create_store
+from jointdiff.tracking import create_store, write_store
 
 
 def main(rule):
     default = Path(rule.output.store).parents[2]  # one store beside the results of all experiments
-    write_json(rule.output.store, create_store(rule.params.experiment, beside=default, **rule.params.tracking))
+    write_store(rule.output.store, create_store(rule.params.experiment, beside=default, **rule.params.tracking))
 
 
 if __name__ == "__main__":

@@ -2,13 +2,13 @@
 
 from pathlib import Path
 
-from jointdiff.files import read_json, write_json
+from jointdiff.files import write_json
 from jointdiff.logs import to_rule_log
-from jointdiff.tracking import sync_experiment
+from jointdiff.tracking import read_store, sync_experiment
 
 
 def main(rule):
-    summary = sync_experiment(Path(rule.input.scores).parent, store=read_json(rule.input.store))
+    summary = sync_experiment(Path(rule.input.scores).parent, store=read_store(rule.input.store))
     write_json(rule.output.synchronised, summary)
 
 

@@ -6,7 +6,7 @@ from jointdiff.config import RunSpec
 from jointdiff.files import read_json
 from jointdiff.jobs import reserve_gpus
 from jointdiff.logs import to_rule_log
-from jointdiff.tracking import Tracker
+from jointdiff.tracking import Tracker, read_store
 from jointdiff.training.tuning import tuned
 
 
@@ -29,7 +29,7 @@ def main(rule):
         out=Path(rule.output.run).parent,
         state=Path("state") / run.digest,  # no output, so that it survives a failed job
         code_version=rule.params.code_version,
-        track=Tracker(read_json(rule.input.tracking), run, code_version=rule.params.code_version),
+        track=Tracker(read_store(rule.input.tracking), run, code_version=rule.params.code_version),
         tuning=tuning,
         processes=gpus,
     )

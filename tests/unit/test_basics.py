@@ -11,6 +11,7 @@ from jointdiff.devices import pick_device, pick_precision
 from jointdiff.files import atomic_path, read_json, remove_leftovers, sha256, write_json
 from jointdiff.logs import Tee
 from jointdiff.method import to_bytes, to_unit_range
+from jointdiff.paths import relative_if_below
 from jointdiff.progress import Progress
 from jointdiff.seeding import derive, rng
 from jointdiff.text import decode_text
@@ -125,3 +126,11 @@ def test_text_is_read_in_the_forms_that_programs_write():
         assert decode_text("Höhle\n".encode(encoding), name="x") == "Höhle\n"
     with pytest.raises(UnicodeError, match=r"x\.txt, row 2: this is no UTF-8"):
         decode_text("a\r\xfc".encode("latin-1"), name="x.txt")
+
+
+def test_a_path_below_the_working_directory_moves_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "project" / "my scans").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "project")
+    assert relative_if_below("my scans") == relative_if_below(Path.cwd() / "my scans") == "my scans"
+    assert relative_if_below(tmp_path / "scans") == str(tmp_path / "scans")
+    assert relative_if_below(".") == str(tmp_path / "project")

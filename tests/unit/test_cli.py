@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import subprocess
+import sys
+import tempfile
 import types
 from pathlib import Path
 
@@ -10,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jointdiff import cli, doctor, registry
+from jointdiff import cli, doctor, jobs, registry
 from jointdiff.config import RunSpec, Training
 from jointdiff.data.source import Augmentations, DataInfo, File, LabelSpec, Source
 from jointdiff.declared import SCHEMA
@@ -64,6 +68,59 @@ def test_a_check_that_breaks_hides_no_other(monkeypatch: pytest.MonkeyPatch) -> 
     findings = {finding.what: finding for finding in doctor.examine()}
     assert "driver gone" in findings["Slurm"].found
     assert findings["Python"].state == "good"
+
+
+@pytest.mark.parametrize(
+    ("what", "settings", "state", "says"),
+    [
+        ("launcher", {"WORLD_SIZE": "4", "RANK": "0"}, "absent", "WORLD_SIZE=4, RANK=0"),
+        ("launcher", {"SLURM_STEP_NUM_TASKS": "8"}, "absent", "srun --ntasks 1"),
+        ("launcher", {"SLURM_NTASKS": "8"}, "good", "the only one"),
+        ("environment", {"MPLBACKEND": "module://matplotlib_inline.backend_inline"}, "absent", "changes no figure"),
+        ("environment", {"MLFLOW_RUN_ID": "f00", "SNAKEMAKE_PROFILE": "lab"}, "absent", "MLFLOW_RUN_ID is passed over"),
+        ("environment", {"PYTHONPATH": "/elsewhere"}, "absent", "decides which code runs"),
+        ("user", {"HOME": "/dev/null"}, "bad", 'export HOME="$PWD"'),
+        ("user", {"HOME": "/dev/null", "XDG_CACHE_HOME": "{tmp}"}, "good", "home /dev/null"),
+        ("temporary", {"TMPDIR": "/proc"}, "absent", "since TMPDIR=/proc cannot be written to"),
+        ("temporary", {"TMPDIR": "{tmp}"}, "good", "GiB free"),
+        ("proxies", {"HTTPS_PROXY": "http://me:pw@there:3128"}, "good", "https=http://***@there:3128"),
+    ],
+)
+def test_the_doctor_looks_at_what_others_left_around(
+    what: str, settings: dict[str, str], state: str, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in list(os.environ):
+        if name.startswith(("MLFLOW_", "SLURM_", "MPLBACKEND", "PYTHONPATH", *jobs.GROUP)):
+            monkeypatch.delenv(name)
+    for name, value in settings.items():
+        monkeypatch.setenv(name, value.replace("{tmp}", str(tmp_path)))
+    monkeypatch.setattr(tempfile, "tempdir", None)  # where Python remembers what it found
+    finding = getattr(doctor, f"_{what}")()
+    assert finding.state == state
+    assert says in f"{finding.found} {finding.affects}"
+
+
+def test_the_doctor_names_an_encoding_that_lacks_letters(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "getfilesystemencoding", lambda: "ascii")
+    assert "PYTHONUTF8=1" in doctor._encoding().affects
+
+
+def test_commands_work_whatever_others_left_around(tmp_path: Path, image: Path) -> None:
+    notebook = {"MPLBACKEND": "module://matplotlib_inline.backend_inline", "COLUMNS": "1"}
+    launcher = {"WORLD_SIZE": "4", "RANK": "0", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
+    container = {"TMPDIR": "/proc", "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "TZ": "Odd/Zone"}
+    folder, odd = model(tmp_path, "supervised", depth=10, width=1), tmp_path / "Große Lunge 肺.png"
+    image.rename(odd)
+    command = [sys.executable, "-m", "jointdiff.cli", "explain", str(folder), str(odd), "--out", str(tmp_path / "out")]
+    around = os.environ | notebook | launcher | container
+    done = subprocess.run(command, env=around, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr
+    assert "Große Lunge 肺" in (tmp_path / "out" / "explanations.csv").read_text(encoding="utf-8")
+    assert done.stderr.count("WORLD_SIZE=4, RANK=0") == 1
+
+    known = [sys.executable, "-m", "jointdiff.cli", "data", "list"]
+    listed = subprocess.run(known, env=os.environ | {"PYTHONOPTIMIZE": "2"}, capture_output=True, text=True, timeout=60)
+    assert listed.returncode == 0 and "phantom" in listed.stdout, listed.stderr
 
 
 def test_the_schema_is_written(tmp_path: Path) -> None:

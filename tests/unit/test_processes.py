@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import json
 import os
 import signal
@@ -28,8 +29,9 @@ from jointdiff.files import read_json
 from jointdiff.inference.classify import classify, classify_by_votes
 from jointdiff.inference.explain import explain
 from jointdiff.inference.generate import generate
+from jointdiff.jobs import settle
 from jointdiff.method import Batch
-from jointdiff.processes import WorkerError, launch
+from jointdiff.processes import WorkerError, join_group, launch
 from jointdiff.registry import load_method
 from jointdiff.training.loop import train
 from jointdiff.training.shares import Shares
@@ -420,3 +422,28 @@ def test_signals_reach_every_process(tmp_path: Path) -> None:
     job.send_signal(signal.SIGUSR1)
     assert job.wait(timeout=30) == 75
     assert list(tmp_path.glob("*.told"))
+
+
+@pytest.mark.parametrize("around", [{"WORLD_SIZE": "4", "RANK": "0"}, {"OMPI_COMM_WORLD_SIZE": "2"}])
+def test_processes_that_nobody_began_are_not_waited_for(
+    around: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in around.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ValueError, match=r"torchrun did not begin it.*unset WORLD_SIZE"):
+        join_group(torch.device("cpu"))
+    environment = {**around, "HOME": "/here", "MPLBACKEND": "module://of_a_notebook"}
+    said = settle(environment)
+    assert environment == {"HOME": "/here", "MPLBACKEND": "Agg", "PYTHONUTF8": "1"}
+    assert said is not None and all(f"{name}={value}" in said for name, value in around.items())
+    assert settle(environment) is None
+
+
+def test_a_user_without_a_name_gets_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    def nameless() -> str:
+        raise KeyError("getpwuid(): uid not found: 12345")
+
+    monkeypatch.setattr(getpass, "getuser", nameless)
+    environment: dict[str, str] = {}
+    settle(environment)
+    assert environment["USER"] == f"uid-{os.getuid()}"

@@ -315,7 +315,7 @@ sys.stdin.read()
 assert tracker.thread.is_alive()
 print("trained")
 """
-    store = {"enabled": True, "experiment": "e", "uri": server.address, "artifacts": None}
+    store = {"enabled": True, "experiment": "e", "uri": server.address}
     command = [sys.executable, "-c", script, json.dumps(store), RUN.model_dump_json()]
     environment = os.environ | {"MLFLOW_HTTP_REQUEST_TIMEOUT": "3600"}
     with server.hanging() as requests:

@@ -8,23 +8,34 @@ import logging
 import os
 import shutil
 import socket
+import sqlite3
 import subprocess
 import sys
 import threading
 import time
+from contextlib import closing
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from jointdiff import cli, tracking
+from jointdiff import cli, mlflow_store, tracking
 from jointdiff.addresses import without_secrets
 from jointdiff.config import Tracking, parse_experiment
-from jointdiff.files import read_json, write_json
+from jointdiff.doctor import _tracking
+from jointdiff.files import read_json, sha256, write_json
 from jointdiff.mlflow_store import LINES
 from jointdiff.report.best import choose_best
-from jointdiff.tracking import Tracker, browse_command, create_store, page_links, sync_experiment
+from jointdiff.tracking import (
+    Tracker,
+    browse_command,
+    create_store,
+    page_links,
+    read_store,
+    sync_experiment,
+    write_store,
+)
 from tests.unit.tracked import spec, write_cell, write_curve
 
 
@@ -68,7 +79,10 @@ def nobody_answers(monkeypatch: pytest.MonkeyPatch) -> str:
         return f"http://127.0.0.1:{taken.getsockname()[1]}"
 
 
-def test_everything_is_shown_once(ready: Path) -> None:
+def test_everything_is_shown_once(ready: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("EXPERIMENT_NAME", "RUN_ID"):  # of another session
+        monkeypatch.setenv(f"MLFLOW_{name}", "0123456789abcdef")
+    monkeypatch.setenv("MLFLOW_REGISTRY_URI", f"sqlite:///{ready.parent / 'another.db'}")
     store = create_store("made", beside=ready.parent)
     assert sync_experiment(ready, store=store) == {"enabled": True, "cells": 2, "pushed": 2, "complete": True}
     assert sync_experiment(ready, store=store)["pushed"] == 0
@@ -106,6 +120,7 @@ def test_everything_is_shown_once(ready: Path) -> None:
     ]
     models = client.search_logged_models([child.info.experiment_id])
     assert {model.source_run_id for model in models} == {run.info.run_id for run in children.values()}
+    assert not (ready.parent / "another.db").exists()
     stored = [path for path in (ready.parent / "mlartifacts").rglob("*") if path.is_file()]
     assert stored
     assert not [path for path in stored if path.suffix in {".pkl", ".lock"}]
@@ -123,8 +138,7 @@ def test_an_answer_that_gets_lost_loses_nothing_and_doubles_nothing(
     import mlflow
 
     shutil.rmtree(ready / "phantom" / "labels-50" / "joint" / "seed-1")
-    store = {"enabled": True, "experiment": "made", "uri": tracking.default_uri(ready.parent), "artifacts": None}
-    store["artifacts"] = (ready.parent / "mlartifacts").as_uri()
+    store = {"enabled": True, "experiment": "made", "uri": tracking.default_uri(ready.parent)}
     write_curve(ready / "phantom" / "labels-50" / "joint" / "seed-0" / "metrics.jsonl", until=3000)  # two requests
     real, answers = getattr(mlflow.MlflowClient, call), []
 
@@ -250,12 +264,13 @@ def test_a_password_reaches_the_server_and_no_message(
 
     for name in ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"):
         monkeypatch.setenv(name, "")  # so that what is set is undone
+    for name in ("http_proxy", "HTTP_PROXY"):  # where nobody listens
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    monkeypatch.setenv("no_proxy", "")
     with HTTPServer(("127.0.0.1", 0), Refuses) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://me:a%2Fsecret@127.0.0.1:{server.server_port}")
-        assert not sync_experiment(ready, store={"enabled": True, "experiment": "made", "uri": "", "artifacts": None})[
-            "complete"
-        ]
+        assert not sync_experiment(ready, store={"enabled": True, "experiment": "made", "uri": ""})["complete"]
         server.shutdown()
     assert heard[0] == "Basic " + base64.b64encode(b"me:a/secret").decode()
     assert "MLflow was not updated" in caplog.text
@@ -426,7 +441,7 @@ def test_a_training_survives_a_store_that_fails(
     results: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tracking, "LIVE_AFTER", 0.0)
-    store = {"enabled": True, "experiment": "made", "uri": nobody_answers(monkeypatch), "artifacts": None}
+    store = {"enabled": True, "experiment": "made", "uri": nobody_answers(monkeypatch)}
     tracker = Tracker(store, spec(), code_version="abc")
     for _ in range(3):
         tracker(results / "phantom" / "labels-50" / "joint" / "seed-0" / "metrics.jsonl")
@@ -481,3 +496,64 @@ def test_the_environment_names_another_store(monkeypatch: pytest.MonkeyPatch) ->
     assert tracking.tracking_uri({"uri": "sqlite:///a"}) == "sqlite:///a"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://there")
     assert tracking.tracking_uri({"uri": "sqlite:///a"}) == "http://there"
+
+
+# A project that is copied or moved
+
+
+def digests(folder: Path) -> dict[str, str]:
+    return {str(path.relative_to(folder)): sha256(path) for path in folder.rglob("*") if path.is_file()}
+
+
+def name_by_folder(results: Path) -> None:
+    """Let a store name its artifacts by the folder in which it was made, as earlier versions did."""
+    place = (results / "mlartifacts").as_uri()
+    with closing(sqlite3.connect(results / "mlflow.db")) as database, database:
+        for table, column in mlflow_store.LOCATIONS:
+            database.execute(
+                f"UPDATE {table} SET {column} = rtrim(replace({column}, 'mlflow-artifacts:', ?), '/')", [place]
+            )
+        database.execute("UPDATE experiments SET artifact_location = '/somewhere/mlruns/0' WHERE experiment_id = 0")
+    store = {"enabled": True, "experiment": "made", "uri": tracking.default_uri(results), "artifacts": place}
+    write_json(results / "made" / "tracking" / "store.json", store)
+
+
+@pytest.mark.parametrize("made", ["now", "earlier"])
+def test_a_copied_project_writes_to_its_own_store_alone(
+    made: str, ready: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    import mlflow
+
+    former, results = ready.parent, tmp_path / "else where" / "100%"
+    write_store(ready / "tracking" / "store.json", create_store("made", beside=former))
+    assert cli.main(["track", "sync", "--results", str(former)]) == 0
+    if made == "earlier":
+        name_by_folder(former)
+    shutil.copytree(former, results)
+    before = digests(former)
+    write_cell(results / "made", 2)
+    found = _tracking(results)
+    assert (found.state == "absent") == (made == "earlier") == (str(former) in found.found)
+    caplog.clear()
+    for _ in range(2):
+        assert cli.main(["track", "sync", "--results", str(results)]) == 0
+    assert "3 trainings, 0 of its runs pushed now" in capsys.readouterr().out
+    assert len([record for record in caplog.records if str(former) in record.message]) == int(made == "earlier")
+    assert digests(former) == before
+    shutil.rmtree(former)
+
+    client, runs = runs_of(read_store(results / "made" / "tracking" / "store.json"))
+    assert len(runs) == 4
+    for run in runs:
+        if run.data.tags["kind"] == "training":
+            assert (results / "mlartifacts" / run.info.run_id / "artifacts" / "run.json").is_file()
+            assert Path(client.download_artifacts(run.info.run_id, "run.json")).is_file()
+    (best,) = client.search_model_versions("name = 'made-phantom' and tags.seed = '2'")
+    address = f"models:/{best.name}/{best.version}"
+    model = mlflow.artifacts.download_artifacts(address, tracking_uri=tracking.default_uri(results))
+    assert (Path(model) / "MLmodel").is_file()
+    command = browse_command(results)
+    assert command is not None and (results / "mlartifacts").as_uri() in command
+    kept = {name for name in digests(results) if str(former).encode() in (results / name).read_bytes()}
+    # Store and records are rid of the former folder; what an earlier store.json said is passed over.
+    assert kept == ({"made/tracking/store.json"} if made == "earlier" else set())

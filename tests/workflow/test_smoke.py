@@ -136,6 +136,13 @@ def test_a_second_run_does_nothing(tree: Path) -> None:
     assert "Nothing to be done" in snakemake(tree, "--configfile", SMOKE)
 
 
+def test_a_copied_project_has_nothing_to_do_and_knows_no_former_place(tree: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(tree, tmp_path / "a copy")
+    assert "Nothing to be done" in snakemake(copy, "-n", "--configfile", SMOKE)
+    files = [path for path in (copy / "results").rglob("*") if path.is_file()]
+    assert [path for path in files if str(tree).encode() in path.read_bytes()] == []
+
+
 @pytest.fixture
 def edited(tree: Path) -> Any:
     """Edit a file of the tree for the length of a test."""

@@ -14,6 +14,7 @@ from jointdiff.data.own.inspection import Report, inspect
 from jointdiff.data.own.tables import Options
 from jointdiff.data.source import DataError
 from jointdiff.files import atomic_path
+from jointdiff.paths import relative_if_below
 
 LOOKS = 200  # images looked at: enough to see sizes and colour
 BUDGETS = (10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000)
@@ -123,7 +124,7 @@ def starter_config(path: Path | str, *, file: str = "FILE.yaml") -> str:
     ]
     single = collection.kind == "one_of_k" and len(options.labels) == 1
     given: dict[str, Any] = {key: getattr(options, key) for key in written} | {
-        "path": str(Path(options.path).expanduser().resolve()),
+        "path": relative_if_below(Path(options.path).expanduser()),
         "labels": list(options.labels),
         "classes": list(collection.names) if single and "alike_classes" not in asked else [],
         "task": collection.kind,
