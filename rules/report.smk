@@ -39,7 +39,6 @@ rule draw_tables:
     input:
         scores="<results>/scores.parquet",
         predictions=of_cells("predictions.parquet"),
-        published=local(str(Path(workflow.basedir, "config", "published.csv"))),
     output:
         expand(
             "<results>/tables/{table}.{kind}",
@@ -74,6 +73,7 @@ rule draw_tables:
     log:
         "<logs>/draw_tables.log",
     params:
+        published=published,
         methods=list(experiment.methods),
         changes=experiment.changes(),
         draws=experiment.evaluation.bootstrap,

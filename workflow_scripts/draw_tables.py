@@ -11,7 +11,7 @@ def main(rule):
         rule.input.scores,
         rule.input.predictions,
         Path(rule.output[0]).parent,
-        published=rule.input.published,
+        published=rule.params.published["path"],
         methods=rule.params.methods,
         changes=rule.params.changes,
         draws=rule.params.draws,

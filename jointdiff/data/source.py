@@ -144,7 +144,8 @@ class Source:
     near_duplicates: NearDuplicates = NearDuplicates()
     options: Mapping[str, Any] = field(default_factory=dict)  # what read() accepts beside the folder, with defaults
     access: str = ""  # what a person must do before the files can be had: register, accept, unpack
-    inputs: tuple[Path, ...] = ()  # the user's own files, which no download brings: when they change, so does the set
+    # The user's own files, which no download brings, and folders of them: when they change, so does the set.
+    inputs: tuple[Path, ...] = ()
     caveats: tuple[str, ...] = ()  # what a reader of its numbers must know, shown beside them
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 
 from jointdiff.config import ConfigError
@@ -62,6 +62,10 @@ class Files:
         if self._zip is not None:
             return self._zip.read(self._places[file], limit=LARGEST)
         return read_bounded(Path(self._places[file]))
+
+    def paths(self, files: Iterable[str]) -> list[Path]:
+        """Return where files lie; none of a zip's."""
+        return [] if self._zip is not None else [Path(self._places[file]) for file in files]
 
     def nearest(self, file: str) -> str | None:
         """Return the file that was probably meant: other case, other folder or no ending."""
