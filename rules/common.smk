@@ -85,7 +85,7 @@ onstart:
 onerror:
     print(
         "What is finished can be looked at: uv run jointdiff partial "
-        f"{(workflow.overwrite_configfiles or ['config/config.yaml'])[0]} draws it, with a reason for every gap."
+        f"{shlex.quote(str((workflow.overwrite_configfiles or ['config/config.yaml'])[0]))} draws it, with a reason for every gap."
     )
 
 

@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 from jointdiff.config import digest
 from jointdiff.data.source import DataError
-from jointdiff.files import atomic_path, check_sum, read_json, sha256
+from jointdiff.files import DamagedError, atomic_path, check_sum, read_json, sha256
 from jointdiff.progress import Progress
 
 TICK = 2_000_000_000  # ns; a change so shortly before a look can leave the times as they were (FAT counts 2 seconds)
@@ -170,7 +170,7 @@ def check_downloads(raw: Path) -> None:
     """Check that downloaded files are those that were downloaded; only those that changed since are read.
 
     Raises:
-        DamagedError: one is another.
+        DataError: one is another.
     """
     record = raw / "downloads.json"
     if not record.is_file():
@@ -181,11 +181,15 @@ def check_downloads(raw: Path) -> None:
         if not path.is_file():
             continue  # removed to make room; who needs it says so
         now = path.stat()
-        if now.st_size != known.get("bytes", now.st_size) or max(now.st_mtime_ns, now.st_ctime_ns) > noted:
-            remedy = (
-                f"it is not the file that {record} lists; bring that one back, or remove both, so that it is downloaded"
-            )
-            check_sum(path, known.get("sha256"), remedy=remedy)
+        if now.st_size == known.get("bytes") and max(now.st_mtime_ns, now.st_ctime_ns) <= noted:
+            continue
+        try:
+            check_sum(path, known.get("sha256"), remedy="")
+        except DamagedError:
+            raise DataError(
+                f"{path} is not the file that was downloaded, whose SHA-256 is in {record}: bring that one back, or "
+                "remove both, so that it is downloaded again"
+            ) from None
 
 
 def _look_at(paths: Iterable[str]) -> dict[str, Entry]:
