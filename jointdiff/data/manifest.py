@@ -18,8 +18,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
+from jointdiff.complaints import DataError
 from jointdiff.config import digest
-from jointdiff.data.source import DataError
 from jointdiff.files import DamagedError, atomic_path, check_sum, read_json, sha256
 from jointdiff.progress import Progress
 

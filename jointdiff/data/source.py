@@ -22,11 +22,8 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from jointdiff.config import ConfigError
-
-
-class DataError(ValueError):
-    """Data that is absent, damaged or not what it should be, with the file and the way out in its message."""
+from jointdiff.complaints import ConfigError
+from jointdiff.complaints import DataError as DataError  # of the contract, too
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,17 @@ RULES = [ROOT / "Snakefile", *sorted((ROOT / "rules").glob("*.smk"))]
 # What Snakefile and rules may import: modules that import neither torch nor pandas themselves.
 LIGHT = {
     f"jointdiff.{name}"
-    for name in ("config", "declared", "doctor", "jobs", "paths", "provenance", "questions", "registry")
+    for name in (
+        "config",
+        "data.manifest",
+        "declared",
+        "doctor",
+        "jobs",
+        "paths",
+        "provenance",
+        "questions",
+        "registry",
+    )
 }
 
 
