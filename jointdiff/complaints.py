@@ -16,6 +16,10 @@ class ConfigError(ValueError):
     """A mistake in the configuration, with the key and the way out in its message."""
 
 
+class DataError(ValueError):
+    """Data that is absent, damaged or not what it should be, with the file and the way out in its message."""
+
+
 def check_known(name: str, known: Iterable[str], complaint: str) -> None:
     """Raise the complaint with the nearest known name unless ``name`` is one of them."""
     known = list(known)

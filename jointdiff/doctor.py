@@ -10,6 +10,7 @@ import sqlite3
 import subprocess
 import sys
 import tempfile
+import time
 import urllib.request
 from collections.abc import Callable
 from contextlib import closing
@@ -19,11 +20,13 @@ from pathlib import Path
 from typing import Literal
 
 from jointdiff.addresses import without_secrets
+from jointdiff.complaints import ConfigError
 from jointdiff.environment import instructions
 from jointdiff.jobs import group_around
-from jointdiff.paths import inception_weights
+from jointdiff.paths import check_folders, inception_weights
 
 TEX_PACKAGES = ("booktabs", "caption", "geometry", "graphicx", "lmodern", "siunitx")  # of the paper
+SKEW = 2.0  # seconds between this machine and its disk's server, from which dates of new files mislead
 TEMPORARY_GIB = 1.0  # what an archive that is unpacked and a report take of the temporary folder, generously
 SPACE_GIB = 5.0  # what the default experiment and its environment take, generously
 
@@ -54,6 +57,7 @@ def examine(results: Path | str = "results") -> list[Finding]:
         ("Inception weights", _inception),
         ("tracking store", lambda: _tracking(results)),
         ("free space", lambda: _space(results)),
+        ("project folder", lambda: _project(Path.cwd())),
         ("user", _user),
         ("temporary folder", _temporary),
         ("text encoding", _encoding),
@@ -182,6 +186,36 @@ def _space(results: Path) -> Finding:
         return Finding("free space", found)
     affects = f"all steps that write: {SPACE_GIB:.0f} GiB are wanted; `pathvars` in the config moves results"
     return Finding("free space", found, "absent", affects)
+
+
+def _project(folder: Path) -> Finding:
+    """Look at the name of the folder, and by a file in it at what its disk can do."""
+    what, found = "project folder", repr(str(folder))
+    try:
+        check_folders(folder)
+    except ConfigError as error:
+        return Finding(what, found, "bad", f"everything: {error}")
+    try:
+        with tempfile.TemporaryDirectory(prefix=".jointdiff-", dir=folder) as name:
+            probe = Path(name, "probe")
+            probe.touch()
+            skew = probe.stat().st_mtime - time.time()
+            if abs(skew) > SKEW:
+                said = f"its disk's clock is {abs(skew):.0f} s {'ahead of' if skew > 0 else 'behind'} this machine's"
+                return Finding(what, f"{found}: {said}", "absent", "what is up to date: set both clocks by one server")
+            if Path(name, "PROBE").exists():
+                affects = "images and results whose names differ in case alone: name them otherwise"
+                return Finding(what, f"{found}: its disk ignores case", "absent", affects)
+            with probe.open("rb") as stream:
+                os.fsync(stream.fileno())
+    except OSError as error:
+        affects = "all steps that write: make the folder writable, or run in another (`--directory`)"
+        return Finding(what, f"{found} cannot be written: {error.strerror}", "absent", affects)
+    ahead = [path.name for path in folder.iterdir() if path.lstat().st_mtime > time.time() + SKEW]
+    if ahead:
+        affects = "nothing that you read in; of workflow and results Snakemake takes it for newer than all: touch it"
+        return Finding(what, f"{found}: {ahead[0]!r} is dated ahead of the clock", "absent", affects)
+    return Finding(what, found)
 
 
 def _user() -> Finding:

@@ -6,7 +6,10 @@ moves them.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+
+from jointdiff.complaints import ConfigError
 
 SPLIT = "<results>/{dataset}/labels-{labels}"  # one draw of roles per seed
 CELL = SPLIT + "/{method}/seed-{seed}"  # one training and everything made from it
@@ -41,6 +44,20 @@ def snakefile() -> Path:
         if candidate.is_file():
             return candidate
     raise FileNotFoundError(f"there is no {' and no '.join(map(str, candidates))}: install jointdiff-bench anew")
+
+
+def check_folders(project: Path | str, pathvars: Mapping[str, str] | None = None) -> None:
+    """Refuse folders for the project and for what it writes that Snakemake cannot work with.
+
+    Raises:
+        ConfigError: a name holds a line break, or that of a folder to write to holds braces.
+    """
+    folders = {"the project's folder": (str(project), "\r\n")}
+    folders |= {f"pathvars.{key}": (str(path), "\r\n{}") for key, path in (pathvars or {}).items()}
+    for what, (path, refused) in folders.items():
+        if found := sorted(set(refused) & set(path)):
+            letters = " or ".join(map(repr, found))
+            raise ConfigError(f"{what}: {path!r} has {letters} in its name, which Snakemake cannot take; rename it")
 
 
 def cell(results: Path | str, dataset: str, labels: str, method: str, seed: int) -> Path:

@@ -18,6 +18,7 @@ class Progress:
         every: seconds between lines where there is no terminal.
         silent: show nothing, as in all processes of a job but one.
         times: processes that do as much at the same time, for which this one speaks.
+        patience: seconds before anything is shown: of work that is mostly done at once.
     """
 
     def __init__(
@@ -30,6 +31,7 @@ class Progress:
         every: float = 15.0,
         silent: bool = False,
         times: int = 1,
+        patience: float = 0.0,
     ) -> None:
         self.label, self.total, self.unit, self.every, self.silent, self.times = (
             label,
@@ -39,6 +41,7 @@ class Progress:
             silent,
             times,
         )
+        self.patience = patience
         self.done = self.first = done
         self.started = self.shown = time.monotonic()
         self.terminal = sys.stderr.isatty()
@@ -66,6 +69,8 @@ class Progress:
         if self.silent:
             return
         seconds = max(time.monotonic() - self.started, 1e-9)
+        if seconds < self.patience:
+            return
         rate = max(self.done - self.first, 1e-9) / seconds
         of = "" if self.total is None else f"/{self.total}"
         text = f"{self.label}: {self.done}{of} {self.unit}, {rate:.3g}/s"

@@ -13,7 +13,18 @@ from pathlib import Path
 # jointdiff.config holds reaches every step as a value, and the registry imports by name what the rules name themselves.
 OBSERVERS = frozenset(
     f"jointdiff.{name}"
-    for name in ("config", "environment", "files", "logs", "paths", "progress", "provenance", "registry", "tracking")
+    for name in (
+        "config",
+        "data.manifest",
+        "environment",
+        "files",
+        "logs",
+        "paths",
+        "progress",
+        "provenance",
+        "registry",
+        "tracking",
+    )
 )
 
 

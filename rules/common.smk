@@ -3,15 +3,30 @@
 import os
 import shlex
 import shutil
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
-from jointdiff.config import parse_experiment
+import snakemake.persistence.file
+
+from jointdiff.config import ConfigError, digest, list_digest, parse_experiment
 from jointdiff.config_file import read_config
+from jointdiff.data.manifest import check_downloads, content_of, watch
 from jointdiff.declared import abilities
 from jointdiff.doctor import missing_tex
 from jointdiff.jobs import keep_memory, settle
-from jointdiff.paths import CELL, FIRST_STAGE, INCEPTION, PUBLISHED, SPLIT, TAG, TRIAL, WILDCARDS, inception_weights
+from jointdiff.paths import (
+    CELL,
+    FIRST_STAGE,
+    INCEPTION,
+    PUBLISHED,
+    SPLIT,
+    TAG,
+    TRIAL,
+    WILDCARDS,
+    check_folders,
+    inception_weights,
+)
 from jointdiff.provenance import code_version
 from jointdiff.questions import numbered
 from jointdiff.registry import describe_source, methods, sources
@@ -28,22 +43,36 @@ def source_of(dataset):
     return experiment.datasets[dataset].source or dataset
 
 
-try:
+@contextmanager
+def one_message():
+    """Say what a user can mend in the configuration or the data without a traceback."""
+    try:
+        yield
+    except ValueError as error:
+        raise WorkflowError(f"The configuration cannot be used.\n{error}") from None
+
+
+with one_message():
+    check_folders(os.getcwd(), config.get("pathvars"))
     if workflow.is_main_process:  # Snakemake has read them already, where the last of two equal keys wins in silence
         for file in workflow.configfiles:
             read_config(file)
     experiment = parse_experiment(config)
-    if workflow.is_main_process:
-        for dataset in experiment.datasets:
-            described(dataset)
-except ValueError as error:  # of the configuration, or of the user's own data
-    raise WorkflowError(f"The configuration cannot be used.\n{error}") from None
 config.update(experiment.model_dump(mode="json"))  # with every default filled in
 
 # Many containers forbid Python to keep bytecode; then each of a hundred jobs would compile torch anew, for seconds.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 PASSED_OVER = settle(os.environ)
 keep_memory(os.environ)  # of the jobs: each is a process of its own
+
+
+def locks(pattern):
+    """List Snakemake's locks as its own ``listfiles`` does, but where its folder has braces in its name, too."""
+    folder, name = os.path.split(pattern)
+    return [(str(path), None) for path in Path(folder).glob("*" + name.rpartition("}")[2])]
+
+
+snakemake.persistence.file.listfiles = locks
 
 NO_TEX = missing_tex()
 # Without these weights FID is a gap; once they are there, exactly the scores that need them are computed again.
@@ -81,13 +110,46 @@ onstart:
 onerror:
     print(
         "What is finished can be looked at: uv run jointdiff partial "
-        f"{workflow.configfiles[0]} draws it, with a reason for every gap."
+        f"{shlex.quote(str(workflow.configfiles[0]))} draws it, with a reason for every gap."
     )
 
 
 # Data sets of one source, size and options share a store, and any of them tells how to make it.
 PREPARED = {name: f"{source_of(name)}-{data.variant}" for name, data in experiment.datasets.items()}
 DATASET_OF_PREPARED = {prepared: name for name, prepared in PREPARED.items()}
+
+
+RESOURCES = workflow.pathvars.apply("<resources>")
+
+
+@cache
+def own_files(prepared):
+    """Return the state of the user's own files that a store is made from; none to a job, which knows what it is to do.
+
+    They are no inputs of rules: Snakemake would take one dated ahead for an error, and braces in its name for wildcards.
+    """
+    inputs = described(DATASET_OF_PREPARED[prepared]).inputs
+    if not (inputs and workflow.is_main_process):
+        return None
+    return watch(inputs, f"{RESOURCES}/prepared/{prepared}.json", name=DATASET_OF_PREPARED[prepared])
+
+
+@cache
+def weights(name):
+    """Digest a local file or folder of weights; None of a repository's name, and where nothing is named."""
+    path = Path(name or "").expanduser()
+    return content_of(path, f"{RESOURCES}/weights/{digest(str(path))}.json") if name and path.exists() else None
+
+
+if workflow.is_main_process:
+    with one_message():
+        for prepared, dataset in DATASET_OF_PREPARED.items():
+            check_downloads(Path(RESOURCES, "raw", described(dataset).name))
+            own_files(prepared)
+        for key in ("inception", "perceptual"):
+            named = getattr(experiment.evaluation, key)
+            if named and named != "download" and not Path(named).is_file():
+                raise ConfigError(f"evaluation.{key}: there is no file {named}")
 
 
 HAS_GPU = shutil.which("nvidia-smi") is not None
@@ -124,10 +186,9 @@ def dataset_of_raw(wildcards):
     return max(sharing, key=lambda dataset: len(described(dataset).files))
 
 
-def raw_files(wildcards):
-    """Return the record of a store's downloads, and the user's own files that it is made from."""
-    source = described(DATASET_OF_PREPARED[wildcards.prepared])
-    return [f"<resources>/raw/{source.name}/downloads.json", *map(local, map(str, source.inputs))]
+def downloads(wildcards):
+    """Return the record of a store's downloads; the user's own files are watched, see ``own_files``."""
+    return f"<resources>/raw/{described(DATASET_OF_PREPARED[wildcards.prepared]).name}/downloads.json"
 
 
 def extractor(wildcards):
@@ -201,10 +262,29 @@ def method_module(wildcards):
     return methods()[experiment.methods[wildcards.method].method or wildcards.method]
 
 
+def own_weights(name):
+    """Return a file of weights and what it holds, so that a change of either counts; None where none is named."""
+    return {"path": name, "content": weights(name)} if name else None
+
+
+def with_weights(code, *named):
+    """Digest code together with the local weights that it loads, where any are named: both decide what it gives."""
+    loaded = [weights(name) for name in named if weights(name)]
+    return digest([code, loaded])[:12] if loaded else code
+
+
 def trained_code(wildcards):
-    """Digest the code that decides what one training gives."""
+    """Digest the code and the weights that decide what one training gives."""
     room = "tuning" if experiment.searched(wildcards.method) else "loop"
-    return code_version(f"jointdiff.training.{room}", method_module(wildcards))
+    code = code_version(f"jointdiff.training.{room}", method_module(wildcards))
+    return with_weights(code, experiment.methods[wildcards.method].settings.get("pretrained"))
+
+
+def first_stage_code(wildcards):
+    """Digest the code and the weights that decide what one autoencoder becomes."""
+    entry = experiment.autoencoders[wildcards.autoencoder]
+    code = code_version("jointdiff.training.first_stage")
+    return with_weights(code, entry.pretrained, entry.settings.get("perceptual_weights"))
 
 
 def all_but(names):

@@ -35,7 +35,7 @@ rule download_inception:
 
 rule prepare_part:
     input:
-        raw_files,
+        downloads,
     output:
         part=temp(directory("<resources>/prepared/{prepared}.parts/{scatteritem}")),
     log:
@@ -44,6 +44,7 @@ rule prepare_part:
         "<benchmarks>/prepare_part/{prepared}-{scatteritem}.jsonl"
     threads: 16
     params:
+        own=lambda w: own_files(w.prepared),
         reading=lambda w: reading(DATASET_OF_PREPARED[w.prepared]),
         size=lambda w: experiment.datasets[DATASET_OF_PREPARED[w.prepared]].size,
         code_version=lambda w: code_version("jointdiff.data.prepare", source_module(DATASET_OF_PREPARED[w.prepared])),
@@ -53,7 +54,7 @@ rule prepare_part:
 
 rule join_parts:
     input:
-        raw_files,
+        downloads,
         parts=gather.prepare("<resources>/prepared/{{prepared}}.parts/{scatteritem}"),
     output:
         store=directory("<resources>/prepared/{prepared}"),
@@ -62,6 +63,7 @@ rule join_parts:
     benchmark:
         "<benchmarks>/join_parts/{prepared}.jsonl"
     params:
+        own=lambda w: own_files(w.prepared),
         reading=lambda w: reading(DATASET_OF_PREPARED[w.prepared]),
         size=lambda w: experiment.datasets[DATASET_OF_PREPARED[w.prepared]].size,
         code_version=lambda w: code_version("jointdiff.data.prepare", source_module(DATASET_OF_PREPARED[w.prepared])),
@@ -72,7 +74,6 @@ rule join_parts:
 rule split_dataset:
     input:
         store=store,
-        lists=lambda w: [local(path) for path in experiment.datasets[w.dataset].lists.values()],
     output:
         split=f"{SPLIT}/split-{{seed}}.parquet",
     log:
@@ -83,7 +84,10 @@ rule split_dataset:
         test=lambda w: config["datasets"][w.dataset]["test"],
         test_images=lambda w: config["datasets"][w.dataset]["test_images"],
         folds=lambda w: config["datasets"][w.dataset]["folds"],
-        lists=lambda w: config["datasets"][w.dataset]["lists"],
+        lists=lambda w: {
+            name: {"path": path, "content": list_digest(path)}
+            for name, path in experiment.datasets[w.dataset].lists.items()
+        },
         code_version=code_version("jointdiff.data.splits"),
     script:
         "../workflow_scripts/split_dataset.py"

@@ -46,7 +46,7 @@ rule score_generation:
         extractor=extractor,
         store=store,
         split=f"{SPLIT}/split-{{seed}}.parquet",
-        inception=INCEPTION_WEIGHTS or [],
+        inception=INCEPTION if INCEPTION_WEIGHTS == INCEPTION else [],
     output:
         scores=f"{CELL}/scores/generation.parquet",
         nearest=report(
@@ -70,6 +70,8 @@ rule score_generation:
     resources:
         gpu=gpu,
     params:
+        # A file of the user's own is no input, see own_files.
+        inception=lambda w: None if INCEPTION_WEIGHTS == INCEPTION else own_weights(INCEPTION_WEIGHTS),
         batch_size=lookup("evaluation/batch_size", within=config),
         device=lookup("training/device", within=config),
         code_version=code_version("jointdiff.evaluate.generation"),

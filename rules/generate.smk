@@ -94,7 +94,6 @@ rule explain_findings:
     input:
         model=f"{CELL}/model",
         judge=judge,
-        perceptual=lookup("evaluation/perceptual", within=config) or [],
         store=store,
         split=f"{SPLIT}/split-{{seed}}.parquet",
     output:
@@ -122,6 +121,7 @@ rule explain_findings:
     params:
         explain=lambda w: config["methods"][w.method]["explain"],
         explanation=lambda w: experiment.explanation_of(w.method).model_dump(mode="json"),
+        perceptual=lambda w: own_weights(experiment.evaluation.perceptual),
         device=lookup("training/device", within=config),
         code_version=code_version("jointdiff.inference.explain"),
     script:

@@ -32,7 +32,6 @@ rule draw_tables:
     input:
         scores="<results>/scores.parquet",
         predictions=of_cells("predictions.parquet"),
-        published=local(str(PUBLISHED)),
     output:
         expand(
             "<results>/tables/{table}.{kind}",
@@ -68,6 +67,7 @@ rule draw_tables:
         "<logs>/draw_tables.log",
     localrule: True
     params:
+        published=list_digest(str(PUBLISHED)),  # no input, whose folder could have braces in its name
         methods=list(experiment.methods),
         changes=experiment.changes(),
         draws=experiment.evaluation.bootstrap,

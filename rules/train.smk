@@ -36,7 +36,7 @@ rule train_autoencoder:
         gpu=gpu,
     params:
         first_stage=lambda w: experiment.first_stage(w.dataset, w.autoencoder, int(w.seed)).model_dump(mode="json"),
-        code_version=code_version("jointdiff.training.first_stage"),
+        code_version=first_stage_code,
     script:
         "../workflow_scripts/train_autoencoder.py"
 

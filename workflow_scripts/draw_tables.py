@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from jointdiff.logs import to_rule_log
+from jointdiff.paths import PUBLISHED
 from jointdiff.report.tables import draw_tables
 
 
@@ -11,7 +12,7 @@ def main(rule):
         rule.input.scores,
         rule.input.predictions,
         Path(rule.output[0]).parent,
-        published=rule.input.published,
+        published=PUBLISHED,
         methods=rule.params.methods,
         changes=rule.params.changes,
         draws=rule.params.draws,

@@ -21,7 +21,7 @@ def main(rule):
         seed=int(rule.wildcards.seed),
         settings=Explanation.model_validate(rule.params.explanation),
         judge=rule.input.judge or None,
-        perceptual=rule.input.perceptual or None,
+        perceptual=(rule.params.perceptual or {}).get("path"),
         device=rule.params.device,
         processes=gpus,
     )

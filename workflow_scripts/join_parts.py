@@ -13,6 +13,7 @@ def main(rule):
         raw=rule.input[0].removesuffix("/downloads.json"),
         size=rule.params.size,
         options=rule.params.reading["options"],
+        record=f"{rule.output.store}.json",
     )
 
 

@@ -17,7 +17,7 @@ def main(rule):
         store=rule.input.store,
         split=rule.input.split,
         picture=rule.output.nearest,
-        inception=next(iter(rule.input.inception), None),
+        inception=rule.input.inception or (rule.params.inception or {}).get("path"),
         batch_size=rule.params.batch_size,
         device=rule.params.device,
     )

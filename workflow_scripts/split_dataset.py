@@ -14,7 +14,7 @@ def main(rule):
         test=rule.params.test,
         test_images=rule.params.test_images,
         folds=rule.params.folds,
-        lists=rule.params.lists,
+        lists={name: listed["path"] for name, listed in rule.params.lists.items()},
     )
 
 

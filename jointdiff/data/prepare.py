@@ -22,6 +22,7 @@ import numpy as np
 from jointdiff.config import digest
 from jointdiff.data.checks import check_facts
 from jointdiff.data.duplicates import SIDE, distinct_near_pairs, equal_pairs, join_groups
+from jointdiff.data.manifest import Manifest, check_downloads, look
 from jointdiff.data.pieces import prepare_sample, read_piece, write_piece, write_pixels
 from jointdiff.data.source import DataError, DataInfo, Source, describe
 from jointdiff.data.store import info_to_json, tensor_file, write_table
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 PIECE = 1 << 25  # bytes of pixels after which a piece is written
+OWN = "own.json"  # manifest in the folder of a part
 BATCH = 16  # samples that a thread takes at once
 
 
@@ -114,12 +116,14 @@ def prepare_part(
 
     Raises:
         ConfigError: an option is unknown.
-        DataError: a file is absent, or a sample is not what the source promises.
+        DataError: a file is absent or changes meanwhile, or a sample is not what the source promises.
     """
     source, chosen = describe(module, options)
     raw, out = Path(raw), Path(out)
     _check_files(source, raw)
-    work = [source.name, size, chosen, part.index, part.count, code_version, _state_of(source, raw)]
+    own = look(source.inputs)
+    downloads = {name: known.get("sha256") for name, known in _downloads(raw).items()}
+    work = [source.name, size, chosen, part.index, part.count, code_version, own.state, downloads]
     with explain_trouble(out):
         unfinished = _unfinished(out, work)
     shards: Sequence[str | None] = module.shards(raw, **chosen) if hasattr(module, "shards") else [None]
@@ -127,6 +131,9 @@ def prepare_part(
         raise DataError(f"{source.name}: {raw} holds none of its archives; download them, or name a mirror")
     try:
         _write_pieces(module, source, raw, unfinished, shards, part, size=size, options=chosen, threads=threads)
+        own.same_as(look(source.inputs))
+        if source.inputs:
+            own.write(unfinished / OWN)
     except BaseException:
         if not any(unfinished.iterdir()):
             unfinished.rmdir()
@@ -180,16 +187,20 @@ def join_parts(
     raw: Path | str,
     size: int,
     options: Mapping[str, Any] | None = None,
+    record: Path | str | None = None,
 ) -> None:
     """Bring the parts of a data set together as one store, whole or not at all.
 
+    ``record`` becomes the manifest of the user's own files, with digests: one touched later is then known again.
+
     Raises:
-        DataError: two samples have one id, or the set is not the published one.
+        DataError: two samples have one id, the set is not the published one, or a file changed meanwhile.
     """
     import pyarrow as pa
 
     source, _ = describe(module, options)
-    pieces = sorted(piece for part in parts for piece in Path(part).glob("[!.]*.arrow"))  # not what a kill left half
+    folders = [Path(part) for part in parts]
+    pieces = sorted(piece for part in folders for piece in part.glob("[!.]*.arrow"))  # not what a kill left half
     if not pieces:
         raise DataError(f"{source.name}: no samples were read; check its raw files and its options")
     table = pa.concat_tables([read_piece(path).drop_columns(["image", "regions"]) for path in pieces])
@@ -206,6 +217,7 @@ def join_parts(
                 "(is a file listed twice?)"
             )
         known.add(name)
+    _record_own(source, folders, record)
     with atomic_path(out) as aside:
         aside.mkdir(parents=True)
         masks = table["masks"].to_numpy()
@@ -251,6 +263,20 @@ def join_parts(
         write_sums(aside)
 
 
+def _record_own(source: Source, parts: Sequence[Path], record: Path | str | None) -> None:
+    """Check that all parts were made from one state of the user's own files, and note it."""
+    if not source.inputs:
+        return
+    now = look(source.inputs, Manifest.read(record) if record else None)
+    for part in parts:
+        if (own := Manifest.read(part / OWN)) is not None:
+            own.same_as(now)
+    if record:
+        now = now.with_sums(f"digest files of {source.name}")
+        now.same_as(look(source.inputs))
+        now.write(record)
+
+
 def _bytes_of(column: pa.ChunkedArray) -> np.ndarray:
     """Lay an array of uint8 over a column of equally long bytes."""
     values = column.combine_chunks()
@@ -265,6 +291,7 @@ def _check_files(source: Source, raw: Path) -> None:
                 f"{source.name}: {raw / file.name} is absent; download it, or name a mirror that has it "
                 "(see docs/mirror.md)"
             )
+    check_downloads(raw)
 
 
 def _downloads(raw: Path) -> dict[str, Any]:
@@ -278,12 +305,6 @@ def _modified(raw: Path) -> list[str]:
         for name, record in sorted(_downloads(raw).items())
         if record.get("modified")
     ]
-
-
-def _state_of(source: Source, raw: Path) -> Any:
-    """Return what tells one state of the raw files from another."""
-    own = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in source.inputs]
-    return [own, {name: record.get("sha256") for name, record in _downloads(raw).items()}]
 
 
 def _unfinished(out: Path, work: Any) -> Path:

@@ -22,12 +22,9 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from jointdiff.config import ConfigError
+from jointdiff.complaints import ConfigError
+from jointdiff.complaints import DataError as DataError  # of the contract, too
 from jointdiff.values import as_name, fitted
-
-
-class DataError(ValueError):
-    """Data that is absent, damaged or not what it should be, with the file and the way out in its message."""
 
 
 @dataclass(frozen=True)
@@ -145,7 +142,8 @@ class Source:
     near_duplicates: NearDuplicates = NearDuplicates()
     options: Mapping[str, Any] = field(default_factory=dict)  # what read() accepts beside the folder, with defaults
     access: str = ""  # what a person must do before the files can be had: register, accept, unpack
-    inputs: tuple[Path, ...] = ()  # the user's own files, which no download brings: when they change, so does the set
+    # The user's own files, which no download brings, and folders of them: when they change, so does the set.
+    inputs: tuple[Path, ...] = ()
     caveats: tuple[str, ...] = ()  # what a reader of its numbers must know, shown beside them
 
 

@@ -18,7 +18,18 @@ RULES = [ROOT / "Snakefile", *sorted((ROOT / "rules").glob("*.smk"))]
 # What Snakefile and rules may import: modules that import neither torch nor pandas themselves.
 LIGHT = {
     f"jointdiff.{name}"
-    for name in ("config", "config_file", "declared", "doctor", "jobs", "paths", "provenance", "questions", "registry")
+    for name in (
+        "config",
+        "config_file",
+        "data.manifest",
+        "declared",
+        "doctor",
+        "jobs",
+        "paths",
+        "provenance",
+        "questions",
+        "registry",
+    )
 }
 
 

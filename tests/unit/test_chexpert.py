@@ -66,7 +66,7 @@ def test_pixels_labels_groups_and_splits(tmp_path):
     np.testing.assert_array_equal(first.labels, [np.nan, 0, 0, 1, 0])
     assert second.labels == [0.0] * 5 and third.labels == [0, 0, 0, 0, 1] and third.split == "test"
     assert source.labels.names == chexpert.COMPETITION and source.labels.kind == "multi_label"
-    assert [path.name for path in source.inputs] == ["train.csv", "valid.csv"]
+    assert [path.name for path in source.inputs] == ["train.csv", "valid.csv", "train", "valid"]
     assert "valid.csv is the test part" in source.caveats[-1] and not source.files
     assert not source.augmentations.horizontal_flip and source.facts == Facts()
 
@@ -84,7 +84,8 @@ def test_the_test_set_moves_valid_to_validation(tmp_path):
     options = publish(tmp_path, test=test)
     source, _ = describe(chexpert, options)
     assert [s.split for s in samples(**options).values()] == ["train", "train", "validation", "test"]
-    assert source.inputs[-1].name == "test_labels.csv" and not any("valid.csv" in c for c in source.caveats)
+    assert [path.name for path in source.inputs[-4:]] == ["test_labels.csv", "train", "valid", "test"]
+    assert not any("valid.csv" in c for c in source.caveats)
 
 
 @pytest.mark.parametrize(

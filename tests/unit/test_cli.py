@@ -60,6 +60,22 @@ def test_the_doctor_names_what_is_there_and_what_its_absence_affects(
     assert "secret" not in said
 
 
+def test_the_doctor_looks_at_the_project_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def found(folder: Path) -> doctor.Finding:
+        folder.mkdir(exist_ok=True)
+        monkeypatch.chdir(folder)
+        return {finding.what: finding for finding in doctor.examine(tmp_path)}["project folder"]
+
+    odd = tmp_path / "mein Projekt {1} [α] é日本 #%'&"
+    assert found(odd).state == "good" and odd.name in found(odd).found and not list(odd.iterdir())
+    assert found(tmp_path / "a\nb").state == "bad"
+    (odd / "table.csv").touch()
+    os.utime(odd / "table.csv", (4e9, 4e9))
+    assert "'table.csv' is dated ahead of the clock" in found(odd).found
+    monkeypatch.setattr(doctor.time, "time", lambda: 4e9 + 100)
+    assert "behind this machine's" in found(odd).found
+
+
 def test_a_check_that_breaks_hides_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken() -> doctor.Finding:
         raise RuntimeError("driver gone")

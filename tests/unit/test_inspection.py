@@ -424,7 +424,8 @@ def starting(folder):
 
 @pytest.mark.parametrize("regions", [False, True])
 def test_a_starter_is_a_valid_experiment(tmp_path, regions):
-    folder = place(tmp_path / "our scans (1)", {**PICTURES, "labels.csv": rows()})
+    above = tmp_path / 'mein "Projekt" {1} [α] é日本 #%\'& : %s 😀'  # what YAML and templates may trip over
+    folder = place(above / "our scans (1)", {**PICTURES, "labels.csv": rows()})
     if regions:
         place(folder, boxes(["1.png", "ill", 1, 1, 9, 9]))
     config = starting(folder)

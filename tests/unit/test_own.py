@@ -208,7 +208,8 @@ def test_the_description(scans):
     assert source.augmentations == replace(MEDICAL, horizontal_flip=True)
     natural, _ = describe(own, {**options, "augmentation": "natural"})
     assert natural.augmentations == Augmentations(horizontal_flip=True)
-    assert source.near_duplicates.join and source.inputs == (scans / "labels.csv",)
+    assert source.near_duplicates.join and source.inputs[0] == scans / "labels.csv"
+    assert {path.relative_to(scans).as_posix() for path in source.inputs[1:]} == set(pictures())
     assert source.caveats == (
         "No group column is set: images of one patient may part, unless they are nearly identical.",
     )

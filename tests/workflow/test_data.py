@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
 from jointdiff.config import load_experiment
 from tests.workflow.flow import ROOT, copy_tree, small, snakemake
@@ -89,3 +92,43 @@ def test_a_key_that_stands_twice_is_refused_though_snakemake_takes_the_last(tree
     config.write_text(config.read_text() + "name: again\n")
     said = snakemake(tree, "-n", "--configfile", str(config), fails=True)
     assert "the key 'name' stands twice, in line " in said and "Traceback" not in said
+
+
+ODD = "mein Projekt {1} [α] é日本 #%'&"
+
+
+def test_own_data_in_a_folder_of_any_name_are_watched(tmp_path: Path) -> None:
+    """The whole grid in such a folder; then what counts as a change of its images, and a date ahead of the clock."""
+    folder = tmp_path / ODD
+    folder.mkdir()
+    copy_tree(folder)
+    scans, rng = folder / "Bilder {2} [ü]", np.random.default_rng(0)
+    scans.mkdir()
+    for index in range(40):
+        Image.fromarray(rng.integers(0, 256, (16, 16), dtype=np.uint8)).save(scans / f"{index}.png")
+    lines = [f"{index}.png,{index % 2},p{index}" for index in range(40)]
+    (scans / "labels.csv").write_text("\n".join(["path,nodule,patient", *lines, ""]), encoding="utf-8")
+    ids = folder / "list {3}.txt"
+    ids.write_text("".join(f"{index}.png\n" for index in range(16)), encoding="utf-8")
+    options = {"path": scans.name, "labels": ["nodule"], "group": "patient"}
+    data = {"source": "own", "size": 16, "labels": ["list some"], "lists": {"some": str(ids)}, "options": options}
+    small(folder, datasets={"scans": data}, training={"steps": 2, "batch_size": 8, "device": "cpu"})
+    run, split = ("--configfile", "small.yaml"), "results/small/scans/labels-list-some/split-0.parquet"
+    assert "(100%) done" in snakemake(folder, *run)
+    for name in ("report.html", "scores.csv", "tables/classification.html", "tracking/synchronised.json"):
+        assert (folder / "results/small" / name).is_file(), name
+
+    for path in (*scans.iterdir(), ids):
+        os.utime(path, (4e9, 4e9))
+    assert "Nothing to be done" in snakemake(folder, *run, "-n"), "dates alone"
+    ids.write_text("".join(f"{index}.png\n" for index in range(4, 20)), encoding="utf-8")
+    said = snakemake(folder, *run, "-n")
+    assert "rule split_dataset" in said and "rule join_parts" not in said
+    was = (scans / "3.png").stat()
+    Image.fromarray(rng.integers(0, 256, (16, 16), dtype=np.uint8)).save(scans / "3.png")
+    os.utime(scans / "3.png", ns=(was.st_atime_ns, was.st_mtime_ns))
+    assert f"scans: of 41 files 1 changed ({scans.name}/3.png) since it was last prepared" in snakemake(
+        folder, split, *run
+    )
+    said = snakemake(folder, split, "-n", *run)
+    assert "Nothing to be done" in said

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import urllib.parse
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 
@@ -67,6 +67,10 @@ class Files:
         if self._zip is not None:
             return self._zip.read(self._places[file], limit=LARGEST)
         return read_bounded(Path(self._places[file]))
+
+    def paths(self, files: Iterable[str]) -> list[Path]:
+        """Return where files lie; none of a zip's."""
+        return [] if self._zip is not None else [Path(self._places[file]) for file in files]
 
     def find(self, text: str) -> str | None:
         """Return the file that a path in a table means, if one does for sure.

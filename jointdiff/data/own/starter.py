@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -137,7 +138,7 @@ def starter_config(path: Path | str, *, file: str = "FILE.yaml") -> str:
     groups = len({row.group for row in collection.rows})
     return TEMPLATE.format(
         path=json.dumps(given["path"], ensure_ascii=False),
-        file=file,
+        file=shlex.quote(file),
         found="\n# ".join(
             [
                 f"{len(collection.rows)} images of {groups} groups"
@@ -193,6 +194,7 @@ def init_command(path: Path, out: Path | None = None) -> int:
     text = starter_config(path, file=str(out))
     with atomic_path(out) as aside:
         aside.write_text(text, encoding="utf-8")
-    print(f"wrote {out}: look through it, then\n  uv run jointdiff data check {out}")
-    print(f"  uv run snakemake --cores all --configfile {out}")
+    quoted = shlex.quote(str(out))
+    print(f"wrote {out}: look through it, then\n  uv run jointdiff data check {quoted}")
+    print(f"  uv run snakemake --cores all --configfile {quoted}")
     return 0

@@ -130,6 +130,12 @@ class Collection:
     rows: tuple[Row, ...]  # those without errors of their own
     problems: Problems
 
+    @property
+    def named(self) -> list[str]:
+        """The images and masks that the rows name, each once."""
+        named = (name for row in self.rows for name in (row.file, *(file for _, file in row.masks)))
+        return list(dict.fromkeys(named))
+
     def require(self) -> Collection:
         """Return it if nothing is wrong.
 

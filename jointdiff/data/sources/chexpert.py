@@ -155,7 +155,9 @@ def describe(
         labels=LabelSpec("one_of_k" if binary else "multi_label", names),
         cite=SOURCE.cite + ("; Favero et al., MIDL (2025), arXiv 2502.03687" if binary else ""),
         facts=Facts() if binary else _facts(root, views=views),
-        inputs=tuple(root / name for name in _tables(root).values()),
+        inputs=tuple(
+            root / name for name in (*_tables(root).values(), "train", "valid", "test") if (root / name).exists()
+        ),
         caveats=tuple(caveats),
     )
 

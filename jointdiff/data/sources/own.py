@@ -61,7 +61,7 @@ def describe(**options: Any) -> Source:
         resize=cast(Any, given.resize),
         near_duplicates=NearDuplicates(join=given.join_near_duplicates),
         options=SOURCE.options,
-        inputs=collection.inputs,
+        inputs=(*collection.inputs, *collection.files.paths(collection.named)),
         caveats=tuple(caveats),
     )
 
