@@ -19,6 +19,17 @@ if TYPE_CHECKING:
 
 JOINERS = "\u200c\u200d"  # invisible, and yet they shape Persian, Hindi and emoji
 SELECTORS = range(0xFE00, 0xFE10)  # choose a variant of the letter before, and need no sign of their own
+SAMPLES = {
+    "Cyrillic": "Жя",
+    "Greek": "Ωή",
+    "Chinese": "肺炎",
+    "Japanese": "かジ",
+    "Korean": "폐렴",
+    "Arabic": "رئة",
+    "Hebrew": "ריאה",
+    "Devanagari": "फेफड़ा",
+    "Thai": "ปอด",
+}
 OF_FIGURES = ("DejaVu Sans",)
 NOTE = "Words in letters that no installed font has are in Latin letters here."
 
@@ -63,6 +74,11 @@ def font_of(text: str, *, first: Sequence[str]) -> FontEntry | None:
     places = {family: place for place, family in enumerate(first)}
     fonts = sorted(_fonts(), key=lambda font: places.get(font.name, len(places)))
     return next((font for font in fonts if wanted <= _letters(font.fname)), None)
+
+
+def scripts_without_font() -> list[str]:
+    """List which of the scripts in ``SAMPLES`` no installed font has."""
+    return [script for script, sample in SAMPLES.items() if font_of(composed(sample), first=OF_FIGURES) is None]
 
 
 @cache

@@ -264,7 +264,8 @@ def _provide_fonts(names: Sequence[str], folder: Path) -> bool:
     fonts = {piece: font_of(piece, first=OF_PAPER) for name in names for piece in pieces(name) if not piece.isascii()}
     files = sorted({font.fname for font in fonts.values() if font})
     macros = {file: r"\jointdifffont" + "i" * place for place, file in enumerate(files, start=1)}
-    lines = [r"\TeXXeTstate=1"]
+    # The trailer's identity would be made of the folder's name.
+    lines = [r"\TeXXeTstate=1", rf"\special{{pdf:trailerid [ <{'0' * 32}> <{'0' * 32}> ]}}"]
     for file, macro in macros.items():
         link = folder / f"{macro[1:]}{Path(file).suffix}"
         link.symlink_to(file)
