@@ -51,6 +51,7 @@ def examine(results: Path | str = "results") -> list[Finding]:
         ("device", _device),
         ("Snakemake", lambda: _package("Snakemake", "snakemake", "everything: run `uv sync`", state="bad")),
         ("TeX", _tex),
+        ("other scripts", _scripts),
         ("Slurm", _slurm),
         ("browser", _browser),
         ("mirror", _mirror),
@@ -123,6 +124,17 @@ def _tex() -> Finding:
         return Finding("TeX", str(shutil.which("pdflatex")))
     affects = "compile_paper: tables are written as .tex and .csv, paper.pdf is not (packages: .ci/run)"
     return Finding("TeX", f"no {missing}", "absent", affects)
+
+
+def _scripts() -> Finding:
+    from jointdiff.letters import SAMPLES, scripts_without_font
+
+    without = scripts_without_font()
+    found = f"fonts for {', '.join(script for script in SAMPLES if script not in without)}"
+    engine = [] if shutil.which("xelatex") else ["compile_paper: paper.pdf has all in Latin letters (install xelatex)"]
+    fonts = [f"tables and figures: {', '.join(without)} in Latin letters (install a font)"] if without else []
+    affects = "; ".join(fonts + engine)
+    return Finding("other scripts", found, "absent" if affects else "good", affects)
 
 
 def _slurm() -> Finding:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from jointdiff.files import atomic_path
+from jointdiff.letters import settle
 
 
 def save_grid(images: np.ndarray, path: Path, *, rows: Sequence[str], per_row: int, title: str) -> None:
@@ -139,6 +140,7 @@ def _show(axis, image: np.ndarray):
 
 def _save(figure, path: Path, title: str) -> None:
     figure.suptitle(_plain(title), fontsize=10)
+    settle(figure)
     with atomic_path(path) as aside:
         # Without the version in the metadata two runs give the same bytes.
         figure.savefig(aside, dpi=130, metadata={"Software": None})

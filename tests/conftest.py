@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests import properties as properties  # the profile of property tests
+
 # As in a job of the workflow. Threads of several processes on few cores spend their time waiting for one another.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 

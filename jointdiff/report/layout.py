@@ -208,15 +208,32 @@ def _better(column: Column) -> str:
     return "" if not column.ranked else " ↓" if column.metric in LOWER_IS_BETTER else " ↑"
 
 
-PREAMBLE = r"""\usepackage[T1]{fontenc}
+PREAMBLE = r"""\ifdefined\Umathcode
+\usepackage{fontspec}
+\else
+\usepackage[T1]{fontenc}
 \usepackage[utf8]{inputenc}
 \usepackage{lmodern}
+\usepackage{textcomp}
+\fi
 \usepackage{booktabs}
 \usepackage{graphicx}
 \usepackage[detect-all]{siunitx}
 \usepackage{caption}
 \captionsetup{font=small, labelfont=bf, skip=6pt}
 """
+
+# Words that pdflatex's fonts lack stand in a file in their own letters and in Latin ones. The document decides which of
+# them appear, since its engine and fonts have to have the former: ``jointdiff.report.paper`` defines both macros anew.
+NAMES = r"""% Words of other scripts appear in Latin letters, which every engine has. For their own letters load a font
+% that has them (xelatex, lualatex) and say before: \newcommand\jointdiffname[2]{#1}\newcommand\jointdiffnote[1]{}
+\providecommand\jointdiffname[2]{#2}
+\providecommand\jointdiffnote[1]{#1}
+"""
+NOTE = (
+    r"\jointdiffnote{\par\smallskip\parbox{\linewidth}{\centering\scriptsize "
+    "Words of other scripts are in Latin letters here, and as they are in the tables' .csv, .md and .html.}}"
+)
 
 # Read inside a document, \@nodocument is \relax; read by itself, the file makes its own document.
 _ALONE = (
@@ -272,6 +289,8 @@ def to_latex(table: Table) -> str:
     if remarks := [rf"\textsuperscript{{{letter}}}\,{tex(text)}" for letter, text in notes.listed()]:
         lines.append(r"\par\smallskip")
         lines.append(rf"\parbox{{\linewidth}}{{\centering\scriptsize {'; '.join(remarks)}}}")
+    if any(r"\jointdiffname" in line for line in lines):
+        lines.append(NOTE)
     return "\n".join([*lines, r"\end{table}", ""])
 
 
@@ -324,8 +343,10 @@ def write_latex(tables: Sequence[Table], path: Path | str) -> None:
     """Write tables as a file to \\input into a document, which also compiles by itself."""
     head = "% Input this file into a document that loads booktabs, siunitx and caption, or compile it by itself.\n"
     end = "\\ifdefined\\jointdiffalone\\end{document}\\fi\n"
+    body = "\n".join(map(to_latex, tables))
+    names = NAMES if r"\jointdiffname" in body else ""
     with atomic_path(path) as aside:
-        aside.write_text(head + _ALONE + "\n".join(map(to_latex, tables)) + end, encoding="utf-8")
+        aside.write_text(head + _ALONE + names + body + end, encoding="utf-8")
 
 
 def write_wide_csv(tables: Sequence[Table], path: Path | str) -> None:

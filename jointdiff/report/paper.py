@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import re
 import shutil
 import subprocess
 import tempfile
+import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from jointdiff.evaluate.scores import Row, parse_protocol, read_rows
 from jointdiff.files import atomic_path
+from jointdiff.letters import font_of, pieces
 from jointdiff.questions import QUESTIONS
 from jointdiff.report.environments import environments_of, tell
-from jointdiff.report.layout import PREAMBLE
+from jointdiff.report.layout import NAMES, NOTE, PREAMBLE
 from jointdiff.report.statistics import Scores
 from jointdiff.report.wording import budget_name, dataset_name, method_name, tex
 
-SECONDS = 120  # that one run of pdflatex may take
+log = logging.getLogger(__name__)
+
+FONTS = "jointdiff-fonts"  # the file that gives words of other scripts their fonts
+OF_PAPER = ("Latin Modern Roman", "DejaVu Serif", "DejaVu Sans")
+SECONDS = 120  # that one run of pdflatex or xelatex may take
 
 SECTIONS = (
     ("Which classifier with few labels?", ("classification", "ranks"), ("auroc", "ranks", "loss")),
@@ -120,9 +127,12 @@ def write_source(
     if pictures:
         lines += [r"\clearpage", r"\section{Pictures}"]
         lines += [_picture(picture, caption, near) for caption, picture in pictures.items()]
-    lines += [r"\end{document}", ""]
+    text = "\n".join([*lines, r"\end{document}", ""])
+    if r"\jointdiffname" in text:
+        text = text.replace(r"\begin{document}", NAMES + r"\begin{document}", 1)
+        text = text.replace(r"\maketitle", r"\maketitle" + NOTE, 1)
     with atomic_path(path) as aside:
-        aside.write_text("\n".join(lines), encoding="utf-8")
+        aside.write_text(text, encoding="utf-8")
     return path
 
 
@@ -198,36 +208,86 @@ def _shared(facts: Sequence[Mapping[str, str]]) -> dict[str, str]:
 def compile_tex(source: Path | str, out: Path | str, *, runs: int = 2) -> None:
     """Compile a LaTeX file to a PDF in a temporary folder; shell escape is off and the dates are fixed.
 
+    Words beyond the Latin alphabet are set in their own letters where XeLaTeX and fonts that have them are installed,
+    and in Latin ones where not.
+
     Raises:
         TexMissingError: pdflatex or a package is missing, with the remedy.
         TexError: LaTeX stopped; quotes its message and the line.
     """
-    source, program = Path(source).resolve(), shutil.which("pdflatex")
-    if program is None:
+    source, out = Path(source).resolve(), Path(out)
+    if shutil.which("pdflatex") is None:
         raise TexMissingError(
             f"pdflatex was not found, so {source.name} is not compiled: install TeX Live (packages texlive-latex-extra "
             "and texlive-science), or do without the PDF; the tables are complete as .tex, .csv, .md and .html"
         )
     with tempfile.TemporaryDirectory() as folder:
-        command = [program, "-no-shell-escape", "-interaction=nonstopmode", "-halt-on-error", "-file-line-error"]
-        # Relative inputs are found from the source's folder, where LaTeX runs and writes nothing.
-        command += [f"-output-directory={folder}", source.name]
-        fixed = {"SOURCE_DATE_EPOCH": "0", "FORCE_SOURCE_DATE": "1", "max_print_line": "1000"}
-        for _ in range(runs):
-            done = subprocess.run(
-                command,
-                cwd=source.parent,
-                env={**os.environ, **fixed},
-                capture_output=True,
-                text=True,
-                errors="replace",
-                timeout=SECONDS,
-                stdin=subprocess.DEVNULL,
-            )
-            if done.returncode:
-                raise _tex_error(source, done.stdout)
-        with atomic_path(out) as aside:
-            shutil.copyfile(Path(folder) / f"{source.stem}.pdf", aside)
+        if shutil.which("xelatex") and _provide_fonts(_names(source), Path(folder)):
+            document = rf"\AtBeginDocument{{\input{{{FONTS}}}}}\input{{{source.name}}}"
+            try:
+                return _compile("xelatex", document, source, out, Path(folder), runs)
+            except (TexMissingError, TexError) as error:
+                log.warning("words of other scripts are written in Latin letters, since XeLaTeX failed: %s", error)
+        return _compile("pdflatex", source.name, source, out, Path(folder), runs)
+
+
+def _compile(program: str, document: str, source: Path, out: Path, folder: Path, runs: int) -> None:
+    command = [program, "-no-shell-escape", "-interaction=nonstopmode", "-halt-on-error", "-file-line-error"]
+    # Relative inputs are found from the source's folder, where LaTeX runs and writes nothing.
+    command += [f"-output-directory={folder}", f"-jobname={source.stem}", document]
+    fixed = {"SOURCE_DATE_EPOCH": "0", "FORCE_SOURCE_DATE": "1", "max_print_line": "1000"}
+    found = {name: f"{folder}:{os.environ.get(name, '')}" for name in ("TEXINPUTS", "OPENTYPEFONTS", "TTFONTS")}
+    for _ in range(runs):
+        done = subprocess.run(
+            command,
+            cwd=source.parent,
+            env={**os.environ, **fixed, **found},
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=SECONDS,
+            stdin=subprocess.DEVNULL,
+        )
+        if done.returncode:
+            raise _tex_error(source, done.stdout)
+    with atomic_path(out) as aside:
+        shutil.copyfile(folder / f"{source.stem}.pdf", aside)
+
+
+def _names(source: Path) -> list[str]:
+    """List the words beyond the Latin alphabet in a LaTeX file and in those that it reads."""
+    text = source.read_text(encoding="utf-8")
+    parts = [source.parent / name for name in re.findall(r"^\\input\{(.+)\}$", text, flags=re.MULTILINE)]
+    whole = "".join([text, *(part.read_text(encoding="utf-8") for part in parts)])
+    return sorted(set(re.findall(r"\\jointdiffname\{([^{}]+)\}", whole)))
+
+
+def _provide_fonts(names: Sequence[str], folder: Path) -> bool:
+    """Put fonts and definitions for names into a folder that XeLaTeX looks into; say whether there are any."""
+    fonts = {piece: font_of(piece, first=OF_PAPER) for name in names for piece in pieces(name) if not piece.isascii()}
+    files = sorted({font.fname for font in fonts.values() if font})
+    macros = {file: r"\jointdifffont" + "i" * place for place, file in enumerate(files, start=1)}
+    # The trailer's identity would be made of the folder's name.
+    lines = [r"\TeXXeTstate=1", rf"\special{{pdf:trailerid [ <{'0' * 32}> <{'0' * 32}> ]}}"]
+    for file, macro in macros.items():
+        link = folder / f"{macro[1:]}{Path(file).suffix}"
+        link.symlink_to(file)
+        lines.append(rf"\newfontfamily{macro}{{{link.name}}}")
+    for name in names:
+        parts = [(piece, fonts.get(piece)) for piece in pieces(name)]
+        if all(font or piece.isascii() for piece, font in parts):
+            shown = "".join(f"{{{macros[font.fname]} {piece}}}" if font else piece for piece, font in parts)
+            if unicodedata.bidirectional(name[0]) in ("R", "AL"):
+                shown = rf"\beginR {shown}\endR{{}}"
+            lines.append(rf"\expandafter\def\csname jointdiff/{name}\endcsname{{{shown}}}")
+    lines.append(
+        r"\DeclareRobustCommand\jointdiffname[2]{\ifcsname jointdiff/\detokenize{#1}\endcsname"
+        r"\csname jointdiff/\detokenize{#1}\endcsname\else#2\fi}"
+    )
+    if all(fonts.values()):
+        lines.append(r"\DeclareRobustCommand\jointdiffnote[1]{}")
+    (folder / f"{FONTS}.tex").write_text("\n".join(lines), encoding="utf-8")
+    return bool(macros)
 
 
 def _tex_error(source: Path, log: str) -> Exception:

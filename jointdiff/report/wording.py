@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections.abc import Sequence
 from typing import Any
+
+from jointdiff.letters import composed, in_latin
 
 CONTROLS = ("random", "class_prior", "fully_supervised")  # set apart: they say where floor and ceiling are
 CONTROL_MAPS = ("random_map", "centre_prior")  # that know nothing of the image
@@ -187,14 +188,22 @@ _TEX = {
 }
 
 
+_SIGNS = re.escape("".join(sign for sign in _TEX if not sign.isascii()))
+_LATIN = "¡-¬®-ĥĨ-ķĹ-ľŁ-ňŊ-ťŨ-žȘ-ț‘-‚“-„•…‰‹›€™"  # what pdflatex's fonts have as it is (T1 and TS1)
+_OTHER = rf"[^\s -~{_SIGNS}{_LATIN}]"
+_PART = rf"[^\s!-/:-@\[-`{{-~{_SIGNS}]*"  # of a word
+_WORDS = re.compile(rf"{_PART}{_OTHER}{_PART}(?:\s+{_PART}{_OTHER}{_PART})*")
+
+
 def tex(text: str) -> str:
-    """Escape text for LaTeX; what pdflatex's fonts lack becomes its plain letter or a question mark."""
-    return "".join(_TEX.get(letter) or _plain(letter) for letter in text)
+    r"""Escape text for LaTeX; words with letters that pdflatex's fonts lack become \jointdiffname{word}{in Latin}."""
+    text, end, parts = composed(text), 0, []
+    for found in _WORDS.finditer(text):
+        words = " ".join(found[0].split())
+        parts += [_escaped(text[end : found.start()]), rf"\jointdiffname{{{words}}}{{{_escaped(in_latin(words))}}}"]
+        end = found.end()
+    return "".join([*parts, _escaped(text[end:])])
 
 
-def _plain(letter: str) -> str:
-    if letter.isspace():
-        return " "
-    if letter.isprintable() and (ord(letter) < 0x80 or 0xC0 <= ord(letter) < 0x180):
-        return letter
-    return unicodedata.normalize("NFKD", letter).encode("ascii", "ignore").decode() if letter.isprintable() else ""
+def _escaped(text: str) -> str:
+    return "".join(" " if letter.isspace() else _TEX.get(letter, letter) for letter in text)

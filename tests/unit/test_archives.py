@@ -14,12 +14,13 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from jointdiff.data import archives
 from jointdiff.data.archives import damage, extract, tar_stream, zip_members
 from jointdiff.data.source import DataError
+from tests.properties import examples
 
 REMEDY = "remove it and download it again"
 
@@ -383,7 +384,7 @@ def signed(content):
             content[at + 148 : at + 156] = b"%06o\0 " % total
 
 
-@settings(max_examples=400, deadline=None, suppress_health_check=list(HealthCheck))
+@examples(400)
 @given(data=st.data())
 def test_no_damage_ends_in_a_traceback_or_writes_outside(data):
     content = bytearray(data.draw(st.sampled_from(SAMPLES)))

@@ -5,13 +5,14 @@ import zipfile
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
 from jointdiff.config import ConfigError
 from jointdiff.data.source import DataError, describe
 from jointdiff.data.sources import celeba
+from tests.properties import examples
 
 COUNT = 5
 
@@ -80,7 +81,7 @@ def test_pixels_labels_splits_groups_and_order(tmp_path):
         assert sample.image.shape == (22, 18, 3)
 
 
-@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@examples(20)
 @given(
     labels=st.lists(st.lists(st.sampled_from([-1, 1]), min_size=40, max_size=40), min_size=1, max_size=4),
     chosen=st.lists(st.sampled_from(celeba.NAMES), unique=True, max_size=5),

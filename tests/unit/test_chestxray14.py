@@ -5,13 +5,14 @@ import tarfile
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
 from jointdiff.config import ConfigError
 from jointdiff.data.source import DataError, Facts, describe
 from jointdiff.data.sources import chestxray14
+from tests.properties import examples
 
 HEADER = (
     "Image Index,Finding Labels,Follow-up #,Patient ID,Patient Age,Patient Gender,View Position,"
@@ -120,7 +121,7 @@ def test_facts_are_those_of_all_archives():
             describe(chestxray14, {"archives": count})
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@examples(40)
 @given(
     x=st.floats(-3, 1000),
     y=st.floats(-3, 1000),

@@ -4,7 +4,7 @@ import io
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -12,6 +12,7 @@ from jointdiff.config import ConfigError
 from jointdiff.data.source import DataError, Facts, describe
 from jointdiff.data.sources import chexpert
 from jointdiff.data.sources._balanced import draw
+from tests.properties import examples
 
 HEADER = ["Path", "Sex", "Age", "Frontal/Lateral", "AP/PA", *chexpert.ALL]
 GREY = np.random.default_rng(0).integers(0, 256, (12, 9), dtype=np.uint8)
@@ -162,7 +163,7 @@ def test_pleural_effusion_split_by_row(tmp_path):
         samples(**options)
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(classes=st.lists(st.integers(0, 1), min_size=2, max_size=80), row_level=st.booleans())
 def test_draws_are_balanced_grouped_and_deterministic(classes, row_level):
     classes = [0, 1, *classes]

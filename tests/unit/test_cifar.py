@@ -6,12 +6,13 @@ import tarfile
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from jointdiff.config import ConfigError
 from jointdiff.data.source import DataError, describe
 from jointdiff.data.sources import cifar10, cifar100
+from tests.properties import examples
 
 
 def records(labels, images):
@@ -86,7 +87,7 @@ def test_cifar100_has_two_kinds_of_labels(tmp_path, labels, expected):
     assert [sample.split for sample in samples] == ["train", "train", "test"]
 
 
-@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@examples(20)
 @given(st.lists(st.tuples(st.integers(0, 19), st.integers(0, 99)), min_size=2, max_size=12))
 def test_any_records_come_back(tmp_path, labels):
     images = write_cifar100(tmp_path, tuple(labels))

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 from sklearn import metrics as reference
@@ -27,6 +27,7 @@ from jointdiff.evaluate.classification import (
     youden_threshold,
 )
 from jointdiff.evaluate.scores import parse_protocol
+from tests.properties import examples
 
 RUN = {
     "spec": {"dataset": "phantom", "labels": "50", "variant": "joint", "seed": 0, "size": 32},
@@ -67,7 +68,7 @@ def weighted_cases(draw):
     return Cases(scores, labels, scores >= 0.5), weights
 
 
-@settings(max_examples=150, deadline=None)
+@examples(150)
 @given(weighted_cases())
 def test_metrics_equal_scikit_learn_with_sample_weights(sample):
     cases, weights = sample
@@ -90,7 +91,7 @@ def test_metrics_equal_scikit_learn_with_sample_weights(sample):
             assert ours == pytest.approx(value, abs=1e-9 if metric != "nll" else 1e-6), metric
 
 
-@settings(max_examples=50, deadline=None)
+@examples(50)
 @given(st.integers(0, 10_000))
 def test_one_of_k_metrics_equal_scikit_learn(seed):
     rng = np.random.default_rng(seed)
@@ -127,7 +128,7 @@ def test_calibration_error_and_risk_coverage_equal_their_definitions():
     assert PER_FINDING["aurc"](cases, w[:, None])[0] == pytest.approx(area / w.sum(), abs=1e-12)
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(weighted_cases(), st.sampled_from([0.9, 0.8, 0.7, 0.5]))
 def test_the_accuracy_of_the_surest_cases_counts_each_case_as_often_as_it_weighs(sample, share):
     cases, weights = sample
@@ -337,7 +338,7 @@ def test_the_threshold_maximises_youdens_index_on_validation():
     assert youden_threshold(np.array([0.1, 0.2, np.nan]), np.array([1, 1, np.nan])) == 0.5
 
 
-@settings(max_examples=100, deadline=None)
+@examples(100)
 @given(weighted_cases())
 def test_no_other_threshold_separates_better(sample):
     cases, _ = sample

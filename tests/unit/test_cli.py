@@ -52,7 +52,18 @@ def test_the_doctor_names_what_is_there_and_what_its_absence_affects(
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://me:secret@there/mlflow")
     assert cli.main(["doctor", "--results", str(tmp_path)]) == 0
     said = capsys.readouterr().out
-    for what in ("Python", "torch", "device", "TeX", "Slurm", "browser", "mirror", "tracking store", "free space"):
+    for what in (
+        "Python",
+        "torch",
+        "device",
+        "TeX",
+        "other scripts",
+        "Slurm",
+        "browser",
+        "mirror",
+        "tracking store",
+        "free space",
+    ):
         assert what in said
     assert "compile_paper" in said
     assert "is no folder" in said

@@ -1,11 +1,12 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from jointdiff.data.source import Augmentations, DataInfo, LabelSpec
 from jointdiff.nets.codecs import HaarWavelet, Identity
+from tests.properties import examples
 
 
 def info(size=16, channels=1):
@@ -22,7 +23,7 @@ def info(size=16, channels=1):
     )
 
 
-@settings(max_examples=30, deadline=None)
+@examples(30)
 @given(side=st.integers(1, 12), channels=st.sampled_from([1, 3]), seed=st.integers(0, 2**31))
 def test_the_wavelet_inverts_exactly_and_stays_in_range(side, channels, seed):
     codec = HaarWavelet(info(2 * side, channels))

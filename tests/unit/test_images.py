@@ -6,7 +6,7 @@ import zlib
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image, ImageOps
@@ -23,6 +23,7 @@ from pydicom.uid import (
 from jointdiff.config import ConfigError
 from jointdiff.data.images import decode_image, decode_mask, open_picture, parse_window
 from jointdiff.data.source import DataError
+from tests.properties import examples
 
 
 def encode(image, format="PNG", **options):
@@ -72,7 +73,7 @@ BYTES = arrays(np.uint8, SHAPE)
 WORDS = arrays(np.uint16, SHAPE)
 
 
-@settings(max_examples=40, deadline=None)
+@examples(40)
 @given(BYTES, st.sampled_from(["PNG", "TIFF", "BMP"]))
 def test_8_bits_stay_as_they_are(pixels, format):
     assert np.array_equal(decode_image(encode(pixels, format), name="x"), pixels)
@@ -85,7 +86,7 @@ def test_8_bits_stay_as_they_are(pixels, format):
     assert np.array_equal(decode_image(encode(pixels, format), name="x", window="0..4"), pixels)
 
 
-@settings(max_examples=40, deadline=None)
+@examples(40)
 @given(WORDS, st.sampled_from(["PNG", "TIFF"]))
 def test_16_bits_are_spread_and_never_wrap(pixels, format):
     data = encode(pixels, format)
@@ -115,7 +116,7 @@ def test_a_few_bright_pixels_on_nothing_are_seen():
     assert decode_image(encode(pixels), name="x")[5, 5] == 255
 
 
-@settings(max_examples=25, deadline=None)
+@examples(25)
 @given(arrays(np.float32, SHAPE, elements=st.floats(-1000, 1000, width=32)))
 def test_floats(pixels):
     data = encode(pixels, "TIFF")
@@ -234,7 +235,7 @@ def test_what_is_no_image(data, message):
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow's, of tags that make no sense
-@settings(max_examples=150, deadline=None)
+@examples(150)
 @given(st.data())
 def test_damaged_bytes_end_in_one_message(data):
     whole = data.draw(
@@ -260,7 +261,7 @@ def test_damaged_bytes_end_in_one_message(data):
 # DICOM
 
 
-@settings(max_examples=25, deadline=None)
+@examples(25)
 @given(arrays(np.int16, SHAPE), st.sampled_from([(1, -1024), (2.5, 0), (-1, 10)]))
 def test_dicom_is_rescaled_and_windowed(pixels, rescale):
     slope, intercept = rescale

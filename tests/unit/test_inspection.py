@@ -5,7 +5,7 @@ import zipfile
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -15,6 +15,7 @@ from jointdiff.data.own.starter import init_command, starter_config
 from jointdiff.data.own.tables import Options
 from jointdiff.data.source import DataError, describe
 from jointdiff.data.sources import own
+from tests.properties import examples
 from tests.unit.test_images import dicom, encode
 from tests.unit.test_own import place, text
 
@@ -373,7 +374,7 @@ def test_bad_zips(tmp_path):
 # Any bytes
 
 
-@settings(max_examples=120, deadline=None)
+@examples(120)
 @given(st.binary(max_size=200) | st.text(alphabet='path,ill10.png\n";\t ', max_size=200).map(str.encode), st.booleans())
 def test_no_table_makes_it_fail(tmp_path_factory, content, parquet):
     folder = tmp_path_factory.getbasetemp() / "any"

@@ -5,7 +5,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binom
 from sklearn import metrics as reference
@@ -27,6 +27,7 @@ from jointdiff.explain.localisation import (
     score_explanations,
 )
 from jointdiff.explain.saliency import centre_prior, random_map
+from tests.properties import examples
 
 RUN = {
     "spec": {"dataset": "phantom", "labels": "50", "variant": "joint", "seed": 0},
@@ -88,7 +89,7 @@ def test_pointing_looks_at_the_hottest_pixel_and_shares_ties():
     assert pointing(np.ones((8, 8)), region) == pytest.approx(region.mean())
 
 
-@settings(max_examples=100, deadline=None)
+@examples(100)
 @given(st.integers(0, 10_000), st.integers(1, 12))
 def test_pixel_scores_equal_scikit_learn(seed, levels):
     rng = np.random.default_rng(seed)
@@ -110,7 +111,7 @@ def test_iou_keeps_as_many_pixels_as_the_region_has():
     assert iou(np.ones((8, 8)), region) == pytest.approx(shared / (8 - shared))
 
 
-@settings(max_examples=50, deadline=None)
+@examples(50)
 @given(st.integers(0, 10_000))
 def test_iou_without_ties_equals_its_definition(seed):
     rng = np.random.default_rng(seed)
@@ -147,7 +148,7 @@ def test_a_map_of_one_spot_has_a_box_and_a_constant_one_the_whole_image():
     assert box_iou(np.ones((20, 20)), region) == box_iobb(np.ones((20, 20)), region) == pytest.approx(4 / 400)
 
 
-@settings(max_examples=50, deadline=None)
+@examples(50)
 @given(st.integers(0, 10_000))
 def test_boxes_equal_sets_of_pixels(seed):
     """The same by counting pixels of boxes painted into images, the hottest found by sorting."""
@@ -197,7 +198,7 @@ def test_the_floor_is_what_a_random_map_points_to():
     assert hits == pytest.approx(np.mean([region.mean() for region in regions]), abs=0.03)
 
 
-@settings(max_examples=40, deadline=None)
+@examples(40)
 @given(st.integers(0, 10_000), st.floats(0.1, 10), st.floats(-1, 1))
 def test_ranking_scores_do_not_see_the_scale_of_a_map(seed, scale, shift):
     rng = np.random.default_rng(seed)

@@ -8,12 +8,13 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from jointdiff.config import ConfigError
 from jointdiff.data.source import MEDICAL, DataError, describe
 from jointdiff.data.sources import medmnist
+from tests.properties import examples
 
 SETS = sorted(medmnist.table())
 
@@ -173,7 +174,7 @@ def test_several_findings(tmp_path):
     assert np.array_equal([sample.labels for sample in samples[:5]], content["train_labels"])
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@examples(25)
 @given(
     counts=st.tuples(*[st.integers(0, 7)] * 3),
     block=st.integers(1, 4000),
@@ -294,7 +295,7 @@ def test_absent_and_truncated_files(tmp_path):
         list(medmnist.read(tmp_path, size=28))
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@examples(150)
 @given(place=st.floats(0, 1, exclude_max=True), byte=st.integers(1, 255), stored=st.booleans())
 def test_a_changed_byte_is_noticed_or_harmless(tmp_path, place, byte, stored):
     content = arrays(counts=(2, 1, 1))

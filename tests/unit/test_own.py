@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -16,6 +16,7 @@ from jointdiff.config import ConfigError
 from jointdiff.data.own.tables import read_table
 from jointdiff.data.source import MEDICAL, Augmentations, DataError, LabelSpec, Region, describe
 from jointdiff.data.sources import own
+from tests.properties import examples
 
 
 def png(pixels):
@@ -274,7 +275,7 @@ def test_paths_never_leave_the_folder(scans, tmp_path):
 NAMES = st.text(st.characters(codec="utf-8", exclude_characters="\0\r\n"), min_size=1, max_size=9)
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(st.lists(NAMES, min_size=1, max_size=4), st.integers(1, 5), st.booleans())
 def test_tables_come_back_with_their_row_numbers(columns, rows, bom):
     columns = [f"{index}{name.strip()}" for index, name in enumerate(columns)]

@@ -100,11 +100,11 @@ def test_tables_show_gaps_and_what_there_is(part: tuple[Experiment, Path, Path])
         if (row["metric"], row["finding"]) == ("auroc", "macro")
     )
     assert one == row["value"]
-    assert "Parameters" in (out / "tables" / "cost.md").read_text()
+    assert "Parameters" in (out / "tables" / "cost.md").read_text(encoding="utf-8")
     for table in ("cost", "trust"):  # the gap has its reason wherever there is one
-        assert (
-            "trained by another configuration, trained, not scored yet" in (out / "tables" / f"{table}.md").read_text()
-        )
+        assert "trained by another configuration, trained, not scored yet" in (
+            out / "tables" / f"{table}.md"
+        ).read_text(encoding="utf-8")
     assert (out / "figures" / "auroc.pdf").is_file()
     assert (out / "paper.tex").is_file()
     said = trace(out / "tables" / "classification.csv", "FixMatch", "Macro AUROC 50")

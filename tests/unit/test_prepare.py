@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -45,6 +45,7 @@ from jointdiff.data.source import (
 from jointdiff.data.sources import busi, fashion_mnist
 from jointdiff.data.store import map_tensor, open_store, tensor_file
 from jointdiff.files import DamagedError, write_sums
+from tests.properties import examples
 
 
 def module(samples, **changes):
@@ -180,7 +181,7 @@ def test_a_half_written_tensor_leaves_nothing(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-@settings(max_examples=30, deadline=None)
+@examples(30)
 @given(count=st.integers(0, 9), shape=st.lists(st.integers(1, 5), min_size=1, max_size=3), data=st.data())
 def test_a_tensor_file_is_what_arrow_writes(tmp_path_factory, count, shape, data):
     """Rows in any order give, byte for byte, the file that Arrow writes of the whole array."""
@@ -248,7 +249,7 @@ def contents(store):
     }
 
 
-@settings(max_examples=25, deadline=None)
+@examples(25)
 @given(
     count=st.integers(1, 40),
     shards=st.sampled_from([None, 1, 3]),
@@ -381,7 +382,7 @@ def test_resizing_equals_pillow():
     assert np.array_equal(Fit(40, 60, 30, "centre_crop").image(pixels)[:, :, 0], expected[:, 8:38])
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(
     height=st.integers(4, 80),
     width=st.integers(4, 80),
@@ -557,7 +558,7 @@ def test_the_thumbnail_of_a_colour_image_is_that_of_its_rounded_mean():
         assert np.array_equal(thumbnail(tile), tile.mean(axis=2).round())
 
 
-@settings(max_examples=40, deadline=None)
+@examples(40)
 @given(seed=st.integers(0, 1000), hamming=st.integers(0, 12), correlation=st.sampled_from([-1.0, 0.5, 0.9, 0.99]))
 def test_bands_find_what_comparing_all_finds(seed, hamming, correlation):
     g = np.random.default_rng(seed)

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from jointdiff.data.audit import find_leaks, most_alike
@@ -19,6 +19,7 @@ from jointdiff.data.sources import phantom
 from jointdiff.data.splits import BudgetError, draw_folds, draw_roles, draw_split, read_list, split_dataset
 from jointdiff.data.store import open_store
 from jointdiff.report.audit import draw_audit
+from tests.properties import examples
 
 
 def draw(
@@ -42,17 +43,22 @@ def draw(
 
 @st.composite
 def data_sets(draw_value):
-    """Multi-label sets of 100 to 250 images in groups of 1 to 5, some labels unknown, some with a published test."""
+    """Multi-label sets of 100 to 250 images in groups of 1 to 5, some labels unknown, some with a published test.
+
+    At least 40 images can be labelled, the largest budget asked for, however the other images are held out.
+    """
     g = np.random.default_rng(draw_value(st.integers(0, 2**32)))
     n, biggest = draw_value(st.integers(100, 250)), draw_value(st.integers(1, 5))
     groups = g.permutation(np.repeat(np.arange(n), g.integers(1, biggest + 1, n))[:n])
     labels = (g.random((n, draw_value(st.integers(1, 4)))) < 0.3).astype(np.float32)
     labels[g.random(labels.shape) < draw_value(st.sampled_from([0.0, 0.3]))] = np.nan
     published = np.where(g.random(n) < 0.2, "test", "train") if draw_value(st.booleans()) else np.full(n, "")
+    trainable = ~np.isnan(labels).all(axis=1) & ~np.isin(groups, groups[published == "test"])
+    assume(trainable.sum() * (1.0 if (published == "test").any() else 0.75) >= 40 + biggest)
     return labels, groups, published
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(
     data=data_sets(), budget=st.integers(25, 40), seed=st.integers(0, 5), validation=st.sampled_from([0.1, 0.2, 0.5])
 )
@@ -82,7 +88,7 @@ def test_no_group_crosses_roles_and_budgets_are_exact_and_nested(data, budget, s
             assert not ((smaller == role) & (bigger != role)).any(), f"{role} is not nested"
 
 
-@settings(max_examples=40, deadline=None)
+@examples(40)
 @given(
     data=data_sets(), budget=st.sampled_from(["25", "40", "0.4"]), seed=st.integers(0, 5),
     validation=st.sampled_from([0.1, 0.2, 0.5]),
@@ -99,7 +105,7 @@ def test_whoever_trains_with_every_label_sees_no_group_that_validates_or_tests_a
     assert not np.isin(groups[np.isin(every, ["labelled", "unlabelled"])], held_out).any()
 
 
-@settings(max_examples=20, deadline=None)
+@examples(20)
 @given(data=data_sets(), seed=st.integers(0, 3))
 def test_the_seed_decides(data, seed):
     labels, groups, published = data
@@ -306,7 +312,7 @@ def test_budgets_of_chest_xray14_are_exact():
 # Folds
 
 
-@settings(max_examples=30, deadline=None)
+@examples(30)
 @given(data=data_sets(), folds=st.integers(2, 5), partition=st.integers(0, 3))
 def test_folds_hold_each_image_out_once_by_whole_groups(data, folds, partition):
     labels, groups, published = data
@@ -420,7 +426,7 @@ def test_a_list_is_read_in_the_forms_that_editors_write(store, tmp_path):
 # Domains
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(
     data=data_sets(),
     seed=st.integers(0, 5),
@@ -470,7 +476,7 @@ def test_a_list_may_not_name_target_images():
         draw(one_of_k(80, 2), kind="one_of_k", budget="list-x", listed=listed | (np.arange(80) == 1), domains=domains)
 
 
-@settings(max_examples=20, deadline=None)
+@examples(20)
 @given(data=data_sets(), folds=st.sampled_from([None, 3]))
 def test_images_of_no_domain_play_the_roles_they_always_did(data, folds):
     labels, groups, published = data
@@ -493,7 +499,7 @@ def test_a_seed_gives_the_same_split_in_every_version(how, digest):
     assert sha256(" ".join(roles).encode()).hexdigest()[:16] == digest
 
 
-@settings(max_examples=30, deadline=None)
+@examples(30)
 @given(data=data_sets(), seed=st.integers(0, 5), wanted=st.integers(5, 15))
 def test_fewer_test_images_are_whole_groups_of_the_others_and_change_no_other_role(data, seed, wanted):
     labels, groups, published = data

@@ -4,13 +4,14 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy.io import savemat
 
 from jointdiff.config import ConfigError
 from jointdiff.data.source import DataError, describe
 from jointdiff.data.sources import svhn
+from tests.properties import examples
 
 
 def write(folder, part, labels, *, compress=True, **changes):
@@ -35,7 +36,7 @@ def test_facts_are_consistent():
     assert sum(svhn.SOURCE.facts.positives.values()) == 99_289
 
 
-@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@examples(20)
 @given(
     train=st.lists(st.integers(1, 10), min_size=1, max_size=6),
     test=st.lists(st.integers(1, 10), min_size=1, max_size=6),

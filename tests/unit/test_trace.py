@@ -56,7 +56,7 @@ def test_a_mean_is_traced_to_the_rows_of_its_seeds(results: Path) -> None:
 def test_every_number_of_every_table_comes_from_rows_that_are_there(results: Path) -> None:
     there = {json.dumps(row, default=str) for row in read_rows(results / "scores.parquet")}
     for path in (results / "tables").glob("*.json"):
-        found = json.loads(path.read_text())
+        found = json.loads(path.read_text(encoding="utf-8"))
         assert found["numbers"] or path.stem == "usefulness", path.name
         for number in found["numbers"]:
             assert number["rows"] or number["shown"] == "–", (path.name, number)
@@ -81,7 +81,7 @@ def test_a_line_without_a_column_is_traced_whole(results: Path) -> None:
 def test_a_run_trained_anew_is_told(results: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(results, tmp_path / "results" / "made")
     record = copy / "phantom" / "labels-50" / "joint" / "seed-0" / "run.json"
-    record.write_text(record.read_text().replace('"run_id": "joint-50-0"', '"run_id": "newer"'))
+    record.write_text(record.read_text(encoding="utf-8").replace('"run_id": "joint-50-0"', '"run_id": "newer"'))
     said = trace(copy / "tables" / "classification.csv", "joint diffusion", "accuracy 50")
     assert said.count("it holds another run by now, newer") == 1
 
@@ -103,7 +103,7 @@ def test_a_gap_is_traced_to_its_reason(tmp_path: Path) -> None:
 
 
 def test_the_page_names_the_runs_under_the_pointer(results: Path) -> None:
-    page = (results / "tables" / "classification.html").read_text()
+    page = (results / "tables" / "classification.html").read_text(encoding="utf-8")
     assert 'title="joint 50 seed 0: run joint-50-0\njoint 50 seed 1: run joint-50-1"' in page
 
 

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from jointdiff.evaluate.voting import (
@@ -20,6 +20,7 @@ from jointdiff.evaluate.voting import (
     outcome,
     replay,
 )
+from tests.properties import examples
 
 PAIR = ((0, 1),)
 
@@ -79,7 +80,7 @@ def small_errors(draw, conditions=None, least=2):
 # --- Rules ------------------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=200, deadline=None)
+@examples(200)
 @given(small_errors())
 def test_majority_equals_a_count_by_hand(errors):
     for image, answer in zip(errors, majority(errors), strict=True):
@@ -93,7 +94,7 @@ def test_majority_equals_a_count_by_hand(errors):
         assert answer.sum() == pytest.approx(1, abs=1e-12) and (answer >= 0).all()
 
 
-@settings(max_examples=100, deadline=None)
+@examples(100)
 @given(small_errors())
 def test_mean_is_the_posterior_of_the_evidence_bound(errors):
     for image, answer in zip(errors, mean(errors), strict=True):
@@ -184,7 +185,7 @@ def test_the_first_bets_are_those_of_the_paper():
         assert race_by_hand(errors, trials=10, error=error, block=1).trials_used[0] == used
 
 
-@settings(max_examples=100, deadline=None)
+@examples(100)
 @given(st.integers(0, 10_000), st.integers(2, 60), st.sampled_from([0.49, 0.11, 0.013]))
 def test_a_duel_stops_where_the_martingale_of_either_side_says(seed, trials, error):
     rng = np.random.default_rng(seed)
@@ -235,7 +236,7 @@ def test_the_condorcet_winner_is_rarely_eliminated(conditions, error):
     assert (race.winner != 0).sum() <= most(1500, error)
 
 
-@settings(max_examples=200, deadline=None)
+@examples(200)
 @given(small_errors(conditions=2), st.integers(1, 5))
 def test_without_an_error_two_conditions_get_the_answer_of_all_trials(errors, block):
     trials = errors.shape[1]
@@ -245,7 +246,7 @@ def test_without_an_error_two_conditions_get_the_answer_of_all_trials(errors, bl
     assert (race.calls <= full.calls).all()
 
 
-@settings(max_examples=200, deadline=None)
+@examples(200)
 @given(small_errors(), st.integers(1, 5))
 def test_without_an_error_a_condorcet_winner_wins(errors, block):
     trials = errors.shape[1]
@@ -274,7 +275,7 @@ def test_a_circle_is_decided_by_votes_and_then_by_errors():
 # --- The race as a whole ----------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=100, deadline=None)
+@examples(100)
 @given(small_errors(), st.integers(1, 6), st.sampled_from([0.0, 0.05, 0.5, 0.9]))
 def test_a_replay_equals_the_race_that_only_sees_what_it_asks_for(errors, block, error):
     trials, conditions = errors.shape[1:]
@@ -333,7 +334,7 @@ def test_a_race_asks_less_and_less_and_counts_what_it_asked():
     assert not race.active.any()
 
 
-@settings(max_examples=50, deadline=None)
+@examples(50)
 @given(st.integers(0, 10_000), st.integers(1, 40), st.integers(1, 40))
 def test_more_trials_never_cost_fewer_calls_without_an_error(seed, few, more):
     errors = np.random.default_rng(seed).random((5, few + more, 2)).astype(np.float32)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from jointdiff.evaluate.scores import read_rows
 from jointdiff.files import atomic_path
+from jointdiff.letters import settle
 from jointdiff.report.evidence import Evidence, read_curves
 from jointdiff.report.figures._drawing import STYLE
 from jointdiff.report.figures.auroc import draw_auroc
@@ -67,6 +68,7 @@ def draw_figures(
 
 def save(figure: Figure, path: Path) -> list[Path]:
     """Write a figure as ``path``.pdf and .png, without dates or versions in it."""
+    settle(figure)
     written = []
     for suffix, extra in (
         ("pdf", {"metadata": {"CreationDate": None, "Producer": None, "Creator": None}}),
