@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from jointdiff.config import ConfigError
@@ -15,6 +15,7 @@ from jointdiff.data.source import DataError
 from jointdiff.data.sources import own
 from jointdiff.files import sha256, write_json
 from jointdiff.paths import check_folders
+from tests.properties import examples
 from tests.unit.test_own import image, pictures, place, png, text
 
 FUTURE = 4_000_000_000_000_000_000  # ns: the year 2096
@@ -74,7 +75,7 @@ def test_content_alone_makes_another_state(tmp_path, change, capsys):
     assert (watch([folder], record, name="scans") != before) == changes, "looking changes nothing"
 
 
-@settings(max_examples=40, deadline=None)
+@examples(40)
 @given(
     before=st.dictionaries(st.sampled_from("abcde"), st.binary(max_size=2), min_size=1),
     after=st.dictionaries(st.sampled_from("abcde"), st.binary(max_size=2), min_size=1),

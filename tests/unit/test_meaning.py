@@ -7,7 +7,7 @@ from collections import defaultdict
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from jointdiff.config import ConfigError
@@ -18,6 +18,7 @@ from jointdiff.data.own.starter import starter_config
 from jointdiff.data.own.tables import Options, read_collection
 from jointdiff.data.source import DataError, describe
 from jointdiff.data.sources import own
+from tests.properties import examples
 from tests.unit.test_inspection import encode, scene
 from tests.unit.test_own import place, text
 
@@ -48,7 +49,7 @@ def test_what_is_alike_and_what_is_not():
     assert alike(["b", "a", "B ", "c", "a"]) == [("b", "B ")]
 
 
-@settings(max_examples=200, deadline=None)
+@examples(200)
 @given(st.text(st.characters(codec="utf-8"), max_size=8), st.sampled_from(["NFC", "NFD"]))
 def test_the_unicode_form_never_counts(text_, form):
     assert canonical(unicodedata.normalize(form, text_)) == canonical(text_)
@@ -104,7 +105,7 @@ def parted(keys):
     return set(map(frozenset, together.values()))
 
 
-@settings(max_examples=150, deadline=None)
+@examples(150)
 @given(columns())
 def test_no_two_patients_are_joined_and_none_parts_in_silence(column):
     people, ids = column

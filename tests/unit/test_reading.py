@@ -7,7 +7,7 @@ import unicodedata
 import zipfile
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from jointdiff.config import ConfigError
@@ -17,6 +17,7 @@ from jointdiff.data.own.problems import Problems
 from jointdiff.data.own.reading import SEPARATORS, read_table
 from jointdiff.data.own.tables import Options
 from jointdiff.data.source import DataError
+from tests.properties import examples
 from tests.unit.test_inspection import PICTURES, found, reported, rows
 from tests.unit.test_own import place, text
 
@@ -107,7 +108,7 @@ def test_what_is_odd_is_said(content, said):
 CELLS = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=6).map(str.strip)
 
 
-@settings(max_examples=150, deadline=None)
+@examples(150)
 @given(
     st.lists(st.lists(CELLS, min_size=3, max_size=3).filter(any), min_size=1, max_size=4),
     st.sampled_from(SEPARATORS),
@@ -211,7 +212,7 @@ def test_what_was_probably_meant_is_only_a_hint(tmp_path, text, meant):
 LETTERS = st.text(st.sampled_from("aAbeé\u0301ßs./\\ %"), min_size=1, max_size=5)
 
 
-@settings(max_examples=150, deadline=None)
+@examples(150)
 @given(st.sets(LETTERS, min_size=1, max_size=5), LETTERS)
 def test_no_name_means_another_file_where_its_own_is_there(tmp_path_factory, names, text):
     files = kept(tmp_path_factory.mktemp("n"), "z")
