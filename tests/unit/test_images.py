@@ -21,7 +21,9 @@ from pydicom.uid import (
 )
 
 from jointdiff.config import ConfigError
-from jointdiff.data.images import decode_image, decode_mask, open_picture, parse_window
+from jointdiff.data.images import decode_image, open_picture
+from jointdiff.data.masks import decode_mask
+from jointdiff.data.picture import parse_window
 from jointdiff.data.source import DataError
 from tests.properties import examples
 

@@ -186,7 +186,7 @@ MASKED = {"mask": "mask"}
         (
             masks(m1=encode(MASK[:9])),
             MASKED,
-            r"another size than its image: row 3 '1\.png' is 48 x 40, 'm1\.png' 48 x 9",
+            r"a mask cannot be used: row 3: m1\.png is 48 x 9 pixels, its image 48 x 40; draw it on the image's own",
         ),
         (masks(m2=encode(MASK)), MASKED, r"a mask shows what the image does not have: row 4 'm2\.png'"),
     ],
@@ -270,7 +270,7 @@ DEEP = {f"{index}.png": encode(scene(index).astype(np.uint16) * 16) for index in
         ("note", {"1.png": encode(scene(1, (40, 130)))}, {}, r"shapes of images differ widely: 1\.20 to 3\.25"),
         ("note", {}, {"channels": 3}, r"no image has colour\. Set channels to 1"),
         (
-            "note",
+            "warning",
             {name: encode(np.roll(COLOUR, 9 * index, 1)) for index, name in enumerate(PICTURES)},
             {},
             r"all images are in colour and are made grey",
@@ -313,8 +313,8 @@ def test_everything_at_once_with_its_rows(tmp_path):
         "a box does not say of which finding it is": ("row 10",),
         "an image cannot be used": (
             "row 11: 9.png does not decode as an image: it is empty (0 bytes); replace it or download it again",
-            "row 12: 10.png does not decode as an image: its format is none of PNG, JPEG, TIFF, DICOM; "
-            "convert it, or, where it should be one, download it again",
+            "row 12: 10.png does not decode as an image: its format is none of PNG, JPEG, TIFF, DICOM, or its kind of "
+            "pixels is unknown; convert it to PNG, or, where it should be an image of these, download it again",
         ),
     }
     assert "5 kinds of errors" in report.text()

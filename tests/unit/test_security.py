@@ -24,7 +24,8 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 from jointdiff import cli, tracking
 from jointdiff.config import ConfigError, Generation, load_experiment, parse_experiment
-from jointdiff.data.images import decode_image, decode_mask
+from jointdiff.data.images import decode_image
+from jointdiff.data.masks import decode_mask
 from jointdiff.data.own.files import Files
 from jointdiff.data.own.inspection import inspect
 from jointdiff.data.own.tables import read_table

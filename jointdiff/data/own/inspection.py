@@ -16,17 +16,21 @@ import numpy as np
 
 from jointdiff.config import ConfigError, load_experiment
 from jointdiff.data.duplicates import distinct_near_pairs, thumbnail
-from jointdiff.data.images import decode_mask, open_picture
+from jointdiff.data.images import open_picture
+from jointdiff.data.masks import Mask, open_mask
 from jointdiff.data.own.guess import evidence, guess, has_splits, named_like
 from jointdiff.data.own.meaning import column_places, is_blank
 from jointdiff.data.own.problems import Problem, Problems, Severity
 from jointdiff.data.own.spelling import misspelt
 from jointdiff.data.own.tables import Collection, Options, Row, read_collection
+from jointdiff.data.picture import Picture
 from jointdiff.data.source import DataError, NearDuplicates, describe
 from jointdiff.progress import Progress
 
 IMAGES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".gif", ".jp2", ".dcm", ".dicom")
 SMALL = 16  # pixels a side, below which little is to be seen
+FEW_LEVELS = 16  # values of 256, up to which a set of images has lost most of what it showed
+DARK = 63  # of 255: images whose values all lie below use a quarter of their range
 Finding = tuple[str, str, str, Severity]  # what, remedy, place, severity
 
 
@@ -42,6 +46,7 @@ class Look:
     height: int = 0
     colour: bool = False
     top: float = 0.0  # largest value
+    used: np.ndarray | None = None  # (256,) bool: which values it has once it is brought to 8 bits
     blank: bool = False
     digest: str = ""
     thumb: np.ndarray | None = None
@@ -164,22 +169,21 @@ def _look(collection: Collection, row: Row) -> Look:
     except DataError as error:
         return Look(row, [("an image cannot be used", "Mend the file or remove the row", told(error), "error")])
     height, width = pixels.shape[:2]
+    if collection.options.window == "auto":
+        found += [(what, remedy, at, "note") for what, remedy in picture.remarks]
     for _, box in row.boxes:
         if not (box[0] >= 0 and box[1] >= 0 and box[2] <= width and box[3] <= height):
             place = f"{at} is {width} x {height}, the box {', '.join(f'{end:g}' for end in box)}"
             found.append(("a box leaves its image", "Give it in pixels of the file, x0, y0, x1, y1", place, "error"))
     for finding, file in row.masks:
         try:
-            mask = decode_mask(files.read(file), name=files.name(file))
+            opened = open_mask(files.read(file), name=files.name(file), values=collection.options.mask_values)
+            mask = opened.on(picture, name=files.name(file))
         except DataError as error:
             found.append(("a mask cannot be used", "Mend the file or blank its cell", told(error), "error"))
             continue
-        if mask.shape != (height, width):
-            place = f"{at} is {width} x {height}, {file!r} {mask.shape[1]} x {mask.shape[0]}"
-            found.append(
-                ("a mask has another size than its image", "Draw it on the image's own pixels", place, "error")
-            )
-        elif finding is None and mask.any():
+        found += _doubts(opened, mask, picture, place=f"row {row.number} {file!r}")
+        if finding is None and mask.any():
             place = f"row {row.number} {file!r}"
             found.append(
                 ("a mask shows what the image does not have", "Set the label or blank the cell", place, "error")
@@ -196,10 +200,26 @@ def _look(collection: Collection, row: Row) -> Look:
         height=height,
         colour=colour,
         top=float(np.nanmax(values)) if values.dtype.kind != "f" or np.isfinite(values).any() else 0.0,
+        used=np.bincount(pixels.ravel(), minlength=256) > 0,
         blank=bool((pixels == pixels.reshape(-1, *pixels.shape[2:])[0]).all()),
         digest=hashlib.sha256(repr(pixels.shape).encode() + pixels.tobytes()).hexdigest(),
         thumb=thumbnail(pixels),
     )
+
+
+def _doubts(opened: Mask, mask: np.ndarray, picture: Picture, *, place: str) -> Iterator[Finding]:
+    """Say what speaks against the reading of a mask."""
+    if opened.doubt:
+        remedy = "Name the values of the finding in mask_values"
+        yield "a mask has more than two values", remedy, f"{place} holds {opened.doubt}", "warning"
+    if opened.orientation != picture.orientation:
+        remedy = "See that they lie on each other, or save both without one"
+        what = "an image and its mask have different EXIF orientations"
+        yield what, remedy, f"{place}: {picture.orientation} and {opened.orientation}", "warning"
+    border = np.concatenate([mask[0], mask[-1], mask[:, 0], mask[:, -1]])
+    if border.all() and 2 * mask.sum() > mask.size:
+        remedy = "Is it inverted? The finding is what is not black"
+        yield "a mask marks the border and most of its image", remedy, place, "warning"
 
 
 def _judge_labels(collection: Collection, problems: Problems) -> None:
@@ -297,9 +317,18 @@ def _judge_images(options: Options, looks: Sequence[Look], problems: Problems) -
             place = f"row {look.row.number} {look.row.file!r}"
             problems.add(f"some images are {name} among others", remedy, place, severity="warning")
     elif coloured and options.channels == 1:
-        problems.add("all images are in colour and are made grey", "Set channels to 3 to keep it", severity="note")
+        problems.add("all images are in colour and are made grey", "Set channels to 3 to keep it", severity="warning")
     elif looks and not coloured and options.channels == 3:
         problems.add("no image has colour", "Set channels to 1", severity="note")
+    flat = [look.used for look in looks if look.used is not None and not look.blank]
+    if flat:
+        values = np.flatnonzero(np.logical_or.reduce(flat))
+        place = f"{len(values)} values from {values[0]} to {values[-1]} of 255"
+        if len(values) <= FEW_LEVELS:
+            remedy = "Are these masks, or images that lost their depth?"
+            problems.add("the images use few grey levels", remedy, place, severity="warning")
+        elif values[-1] <= DARK:
+            problems.add("the images are nearly black", "Save them over the whole range", place, severity="warning")
     ratios = [look.width / look.height for look in looks]
     if ratios and max(ratios) > 2 * min(ratios):
         place = f"{min(ratios):.2f} to {max(ratios):.2f} (width by height)"

@@ -94,6 +94,7 @@ COMMENTS = {
     "known_groups": "texts that look like that and name one",
     "split": "its column of train, validation and test; empty: drawn per seed",
     "mask": "its column of masks",
+    "mask_values": "of masks: which values are the finding; auto: all but black",
     "boxes": "table of boxes",
     "channels": "1: grey, 3: colour",
     "window": "of deep images: auto, full or a range such as 0..4095",

@@ -12,12 +12,13 @@ from pathlib import Path, PurePosixPath
 from typing import Any, cast
 
 from jointdiff.config import ConfigError
-from jointdiff.data.images import parse_window
+from jointdiff.data.masks import parse_mask_values
 from jointdiff.data.own.files import Files, read_bounded
 from jointdiff.data.own.meaning import Kind, Labels, Split, is_blank, read_groups, read_labels, read_splits
 from jointdiff.data.own.problems import Problems
 from jointdiff.data.own.reading import Table, read_table
 from jointdiff.data.own.spelling import Names
+from jointdiff.data.picture import parse_window
 from jointdiff.data.source import POLICIES, DataError
 from jointdiff.text import composed
 from jointdiff.values import as_name
@@ -50,9 +51,10 @@ class Options:
     known_groups: tuple[str, ...] = ()  # texts that look like that, such as "0", and name one
     split: str = ""  # its column of train, validation or test
     mask: str = ""  # its column with mask files; "mask:nodule" beside it is that of the finding nodule
+    mask_values: str = "auto"  # of masks: which values are the finding, such as "1, 3"; see jointdiff.data.masks
     boxes: str = ""  # the table with x0, y0, x1, y1 (or x, y, width, height) of findings; may be the same table
     channels: int = 1  # 1: grey, 3: colour
-    window: str = "auto"  # of deep images, see jointdiff.data.images: auto, full or a range such as -1000..400
+    window: str = "auto"  # of deep images, see jointdiff.data.picture: auto, full or a range such as -1000..400
     resize: str = "pad"  # pad: all of the image between margins; centre_crop: no margins, ends cut off
     horizontal_flip: bool = False  # whether the mirror image has the same labels
     vertical_flip: bool = False
@@ -89,6 +91,7 @@ class Options:
             object.__setattr__(self, key, texts[meant])
         object.__setattr__(self, "window", Names(("auto", "full")).find(self.window) or self.window)
         parse_window(self.window)
+        parse_mask_values(self.mask_values)
         for key in ("labels", "classes"):
             if len(set(getattr(self, key))) < len(getattr(self, key)):
                 raise ConfigError(f"{key}: a name stands there twice")

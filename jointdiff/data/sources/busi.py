@@ -13,6 +13,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from jointdiff.data.images import decode_image
+from jointdiff.data.masks import decode_mask
 from jointdiff.data.source import (
     MEDICAL,
     DataError,
@@ -80,7 +81,7 @@ def _load(archive: zipfile.ZipFile, members: dict[str, str], match: re.Match[str
 def _lesion(archive: zipfile.ZipFile, members: dict[str, str], name: str, *, path: Path) -> list[Region]:
     """Merge ``name_mask.png``, ``name_mask_1.png``, ... into one region."""
     masks = {
-        member: decode_image(archive.read(member), name=f"{path}: {member}") > 127
+        member: decode_mask(archive.read(member), name=f"{path}: {member}")
         for file, member in members.items()
         if re.fullmatch(re.escape(name) + r"_mask(_\d+)?\.png", file)
     }

@@ -8,7 +8,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
-from jointdiff.data.images import decode_image, decode_mask
+from jointdiff.data.images import open_picture
+from jointdiff.data.masks import open_mask
 from jointdiff.data.own.tables import Collection, Options, Row, read_collection
 from jointdiff.data.source import (
     POLICIES,
@@ -87,17 +88,13 @@ def load_sample(collection: Collection, row: Row) -> Sample:
         DataError: a file does not decode, or a mask fits neither its image nor its label.
     """
     files, options = collection.files, collection.options
-    image = decode_image(
-        files.read(row.file),
-        name=files.name(row.file),
-        mode="L" if options.channels == 1 else "RGB",
-        window=options.window,
-    )
+    name, mode = files.name(row.file), "L" if options.channels == 1 else "RGB"
+    picture = open_picture(files.read(row.file), name=name)
+    image = picture.to_bytes(name=name, mode=mode, window=options.window)
     regions = [Region(finding, box=box) for finding, box in row.boxes]
     for finding, file in row.masks:
-        mask = decode_mask(files.read(file), name=files.name(file))
-        if mask.shape != image.shape[:2]:
-            raise DataError(f"{files.name(file)} is {_size(mask)} pixels, its image {_size(image)}; draw it anew")
+        named = files.name(file)
+        mask = open_mask(files.read(file), name=named, values=options.mask_values).on(picture, name=named)
         if not mask.any():
             continue
         if finding is None:
@@ -106,7 +103,3 @@ def load_sample(collection: Collection, row: Row) -> Sample:
             )
         regions.append(Region(finding, mask=mask))
     return Sample(row.file, image, row.labels, row.group, row.split, regions)
-
-
-def _size(pixels: Any) -> str:
-    return f"{pixels.shape[1]} x {pixels.shape[0]}"
