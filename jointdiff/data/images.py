@@ -76,6 +76,9 @@ def _from_pillow(image: ImageFile, data: bytes, name: str) -> Picture:
         picture = _deep_png(image, data)
     elif (bits := _channel_bits(image, data)) > 8 and image.mode not in DEEP:
         raise DataError(f"{name} holds colours of {bits} bits, of which 8 would be lost; save it as a 16-bit PNG")
+    elif image.mode in ("I", "F") and data[:2] == b"MM" and image.tile[0].codec_name == "libtiff":
+        # Pillow swaps the bytes that libtiff has swapped before.
+        raise DataError(f"{name} is a compressed TIFF of big-endian numbers, which is misread; save it uncompressed")
     elif image.mode in DEEP:
         picture = _deep_grey(image)
     elif image.mode in FLAT:
@@ -123,7 +126,7 @@ def _deep_png(image: ImageFile, data: bytes) -> Picture:
     else:
         upper = np.asarray(image).astype(np.uint16)
         with Image.open(io.BytesIO(data), formats=FORMATS) as again:
-            again.tile = [tile._replace(args=f"{tile.args[:-1]}L")]  # the other byte of each pair
+            again.tile = [tile._replace(args=str(tile.args).replace("16B", "16L"))]  # the other byte of each pair
             values = upper << 8 | np.asarray(again)
     channels = values.shape[2]
     outside = values[:, :, -1] == 0 if channels in (2, 4) else None

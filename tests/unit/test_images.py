@@ -1,11 +1,13 @@
 """Decoding: every format against what was written into it, and bad files, each one message."""
 
 import io
+import re
 import struct
 import zlib
 
 import numpy as np
 import pytest
+import tifffile
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -211,10 +213,11 @@ def test_a_cameras_previews_are_no_frames():
     assert decode_image(encode(picture, "MPO", save_all=True, append_images=[preview]), name="x").mean() > 80
 
 
-def bomb(side):
-    def chunk(kind, body):
-        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+def chunk(kind, body):
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 
+
+def bomb(side):
     head = struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0)
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
 
@@ -258,6 +261,104 @@ def test_damaged_bytes_end_in_one_message(data):
         assert "\n" not in str(error) and "Secret" not in str(error)
     else:
         assert image.dtype == np.uint8
+
+
+def png16(values):
+    """Write a PNG of one to four channels of 16 bits, which Pillow does not write."""
+    values = values[:, :, None] if values.ndim == 2 else values
+    kind = {1: 0, 2: 4, 3: 2, 4: 6}[values.shape[2]]
+    lines = b"".join(b"\0" + line.astype(">u2").tobytes() for line in values)
+    head = struct.pack(">IIBBBBB", values.shape[1], values.shape[0], 16, kind, 0, 0, 0)
+    body = chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(lines)) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + body
+
+
+@examples(30)
+@given(arrays(np.uint16, st.tuples(st.integers(1, 12), st.integers(1, 12), st.integers(1, 4))))
+def test_channels_of_16_bits_are_kept_whole(values):
+    picture = open_picture(png16(values), name="x")
+    channels = values.shape[2]
+    colours = values[:, :, 0] if channels < 3 else values[:, :, :3]
+    assert picture.bits == 16 and np.array_equal(picture.values, colours)
+    clear = values[:, :, -1] == 0 if channels in (2, 4) else np.zeros(values.shape[:2], bool)
+    mode = "L" if channels < 3 else "RGB"
+    image = decode_image(png16(values), name="x", mode=mode, window="100..4095")
+    assert np.array_equal(image[~clear], spread(colours, 100, 4095)[~clear]) and not image[clear].any()
+
+
+def test_12_bits_in_colour_are_no_darker_than_in_grey():
+    grey = np.linspace(500, 2480, 48 * 48).reshape(48, 48).astype(np.uint16)
+    expected = decode_image(encode(grey), name="x")
+    colour = decode_image(png16(np.stack([grey] * 3, axis=2)), name="x")
+    assert np.abs(colour.astype(int) - expected).max() <= 1, "percentiles of three times as many values"
+    opaque = np.stack([grey, np.full_like(grey, 65535)], axis=2)
+    assert np.array_equal(decode_image(png16(opaque), name="x"), expected)
+
+
+def tiff(values, **options):
+    stream = io.BytesIO()
+    tifffile.imwrite(stream, values, **options)
+    return stream.getvalue()
+
+
+NUMBERS = np.array([[0, 1, 5, 127], [128, 250, 251, 255]])
+
+
+@pytest.mark.parametrize("compression", [None, "zlib"])
+@pytest.mark.parametrize(
+    "values",
+    [
+        (NUMBERS * 16_000_000).astype(np.uint32),  # beyond 2^31, where Pillow's numbers turn negative
+        (NUMBERS * 8_000_000 - 2**30).astype(np.int32),
+        (NUMBERS * 100 - 9000).astype(np.int16),
+        (NUMBERS * 257).astype(np.uint16),
+        NUMBERS.astype(np.uint8),
+        (NUMBERS / 3).astype(np.float32),
+    ],
+    ids=lambda values: str(values.dtype),
+)
+def test_numbers_of_any_tiff_are_as_they_were_written(values, compression):
+    for options in ({}, {"bigtiff": True}):
+        picture = open_picture(tiff(values, compression=compression, **options), name="x")
+        assert np.array_equal(picture.values, values), options
+        if values.dtype.kind != "f":
+            assert picture.full == (np.iinfo(values.dtype).min, np.iinfo(values.dtype).max)
+    try:
+        big = open_picture(tiff(values, compression=compression, byteorder=">"), name="x").values
+    except DataError as error:
+        assert re.search("x is a compressed TIFF of big-endian numbers|its kind of pixels is unknown", str(error))
+        assert values.dtype.itemsize > 1
+    else:
+        assert np.array_equal(big, values)
+
+
+COLOURS = np.stack([NUMBERS] * 3, axis=2)
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (tiff(NUMBERS.astype(np.int8)), "x holds signed numbers of 8 bits, .*; save it with 16 bits"),
+        (tiff((COLOURS * 16).astype(np.uint16)), "x holds colours of 16 bits, .*; save it as a 16-bit PNG"),
+        (tiff((COLOURS * 16).astype(np.uint16), compression="zlib"), "x holds colours of 16 bits"),
+        (b"P6\n4 2\n4095\n" + (COLOURS * 16).astype(">u2").tobytes(), "x holds colours of 12 bits"),
+        (encode(Image.new("LAB", (4, 2)), "TIFF"), "x holds pixels of the kind LAB, .*; save it as RGB"),
+        (tiff(NUMBERS.astype(np.float16)), "its kind of pixels is unknown; convert it to PNG"),
+        (tiff(NUMBERS.astype(np.float64)), "its kind of pixels is unknown"),
+        (tiff(NUMBERS.astype(np.uint64)), "its kind of pixels is unknown"),
+        (tiff(COLOURS.astype(np.float32)), "its kind of pixels is unknown"),
+    ],
+)
+def test_pixels_that_would_lose_something_are_refused(data, message):
+    with pytest.raises(DataError, match=message):
+        open_picture(data, name="x")
+
+
+def test_a_transparent_value_of_a_shallow_png_is_that_value():
+    """Two bits a pixel, of which the value 3 is transparent; Pillow spreads the values to 0..255, but not that one."""
+    body = chunk(b"tRNS", struct.pack(">H", 3)) + chunk(b"IDAT", zlib.compress(b"\0\x1b")) + chunk(b"IEND", b"")
+    data = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", 4, 1, 2, 0, 0, 0, 0)) + body
+    assert decode_image(data, name="x").tolist() == [[0, 85, 170, 0]]
 
 
 # DICOM
