@@ -3,7 +3,6 @@
 import os
 import shlex
 import shutil
-from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
@@ -43,21 +42,19 @@ def source_of(dataset):
     return experiment.datasets[dataset].source or dataset
 
 
-@contextmanager
-def one_message():
-    """Say what a user can mend in the configuration or the data without a traceback."""
-    try:
-        yield
-    except ValueError as error:
-        raise WorkflowError(f"The configuration cannot be used.\n{error}") from None
+def refusal(error):
+    """Return the one message with which a run ends whose configuration or data the user can mend."""
+    return WorkflowError(f"The configuration cannot be used.\n{error}")
 
 
-with one_message():
+try:
     check_folders(os.getcwd(), config.get("pathvars"))
     if workflow.is_main_process:  # Snakemake has read them already, where the last of two equal keys wins in silence
         for file in workflow.configfiles:
             read_config(file)
     experiment = parse_experiment(config)
+except ValueError as error:
+    raise refusal(error) from None
 config.update(experiment.model_dump(mode="json"))  # with every default filled in
 
 # Many containers forbid Python to keep bytecode; then each of a hundred jobs would compile torch anew, for seconds.
@@ -142,7 +139,7 @@ def weights(name):
 
 
 if workflow.is_main_process:
-    with one_message():
+    try:
         for prepared, dataset in DATASET_OF_PREPARED.items():
             check_downloads(Path(RESOURCES, "raw", described(dataset).name))
             own_files(prepared)
@@ -150,6 +147,8 @@ if workflow.is_main_process:
             named = getattr(experiment.evaluation, key)
             if named and named != "download" and not Path(named).is_file():
                 raise ConfigError(f"evaluation.{key}: there is no file {named}")
+    except ValueError as error:
+        raise refusal(error) from None
 
 
 HAS_GPU = shutil.which("nvidia-smi") is not None

@@ -346,7 +346,7 @@ COLOURS = np.stack([NUMBERS] * 3, axis=2)
         (tiff(NUMBERS.astype(np.float16)), "its kind of pixels is unknown; convert it to PNG"),
         (tiff(NUMBERS.astype(np.float64)), "its kind of pixels is unknown"),
         (tiff(NUMBERS.astype(np.uint64)), "its kind of pixels is unknown"),
-        (tiff(COLOURS.astype(np.float32)), "its kind of pixels is unknown"),
+        (tiff(COLOURS.astype(np.float32), photometric="rgb"), "its kind of pixels is unknown"),
     ],
 )
 def test_pixels_that_would_lose_something_are_refused(data, message):
