@@ -32,9 +32,18 @@ def declared_methods() -> dict[str, Any]:
     return declared()["methods"]
 
 
+@cache
 def abilities(method: str) -> frozenset[str]:
-    """Return what a built-in method can do: generate, vote, latents, label_free, and explanations."""
-    return frozenset(declared_methods().get(method, {}).get("x-can", ()))
+    """Return what a method can do: generate, vote, latents, label_free, and explanations.
+
+    Raises:
+        ConfigError: there is no method of this name.
+    """
+    if method in declared_methods():
+        return frozenset(declared_methods()[method]["x-can"])
+    from jointdiff.schema import abilities_of  # imports torch, for a method of the user's own alone
+
+    return frozenset(abilities_of(method))
 
 
 def tunable(method: str) -> tuple[str, ...] | None:

@@ -15,17 +15,11 @@ __all__ = ["config_schema"]
 
 def config_schema() -> dict[str, Any]:
     """Build the JSON Schema of a configuration, with the settings of every built-in method."""
-    contracts: dict[str, type] = {"generate": Generator, "counterfactual": Explainer, "vote": Voter}
-    contracts |= {name: saliency.needs for name, saliency in SALIENCY.items()}
     declared = {}
     for name in methods():
         method = load_method(name)
-        can = [ability for ability, contract in contracts.items() if issubclass(method, contract)]
-        if method.works_in_latents:
-            can.append("latents")
-        if not method.encoder_sees_labels:
-            can.append("label_free")
-        declared[name] = method.Settings.model_json_schema() | {"x-can": can, "x-tunable": list(method.tunable)}
+        extra = {"x-can": abilities_of(name), "x-tunable": list(method.tunable)}
+        declared[name] = method.Settings.model_json_schema() | extra
     schema = Experiment.model_json_schema()
     schema["properties"]["pathvars"] = {"type": "object", "description": "Folders that Snakemake puts elsewhere"}
     schema["$defs"]["methods"] = declared
@@ -54,3 +48,16 @@ def config_schema() -> dict[str, Any]:
         for name in declared
     }
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "Experiment", **schema}
+
+
+def abilities_of(name: str) -> list[str]:
+    """List what a method can do, from the contracts that its class fulfils.
+
+    Raises:
+        ConfigError: there is no method of this name.
+    """
+    contracts: dict[str, type] = {"generate": Generator, "counterfactual": Explainer, "vote": Voter}
+    contracts |= {ability: saliency.needs for ability, saliency in SALIENCY.items()}
+    method = load_method(name)
+    can = [ability for ability, contract in contracts.items() if issubclass(method, contract)]
+    return [*can, *["latents"] * method.works_in_latents, *["label_free"] * (not method.encoder_sees_labels)]

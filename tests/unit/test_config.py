@@ -464,3 +464,12 @@ def test_a_number_is_the_same_as_text(whole: int, real: float) -> None:
     assert fitted(f"{real:e}", ["number"]) == float(f"{real:e}")
     assert fitted(repr(real), ["number"]) == real
     assert fitted(str(whole), ["string"]) == str(whole)
+
+
+def test_a_method_that_the_schema_does_not_know_is_asked_itself(monkeypatch):
+    """A method of the user's own votes and draws by the same rules as a built-in one."""
+    known = {name: declared.abilities(name) for name in ("diffusion_classifier", "joint", "simclr")}
+    monkeypatch.setattr(declared, "declared_methods", dict)
+    declared.abilities.cache_clear()
+    assert {name: declared.abilities(name) for name in known} == known
+    declared.abilities.cache_clear()

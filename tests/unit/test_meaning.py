@@ -470,3 +470,8 @@ def test_a_run_stops_until_the_user_has_chosen(tmp_path):
         own.describe(path=str(folder), labels=("x",), group="patient")
     kept = own.describe(path=str(folder), labels=("x",), group="patient", alike_classes="keep")
     assert kept.caveats == ("classes that look alike are kept apart.",) and len(kept.labels.names) == 3
+
+
+def test_a_class_may_not_be_called_as_the_mean_of_all_is(tmp_path):
+    folder = table(tmp_path, ["kind"], *cycle("macro", "micro"))
+    assert "a class or finding is called 'macro'" in told(read(folder, labels=("kind",), task="one_of_k"), "error")

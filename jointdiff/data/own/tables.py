@@ -20,13 +20,13 @@ from jointdiff.data.own.reading import Table, read_table
 from jointdiff.data.own.spelling import Names
 from jointdiff.data.picture import parse_window
 from jointdiff.data.source import POLICIES, DataError
-from jointdiff.text import composed
 from jointdiff.values import as_name
 
 Box = tuple[float, float, float, float]
 
 TABLES, TABS = (".csv", ".parquet"), (".tsv", ".tab")
 SPREADSHEETS = (".xlsx", ".xls", ".xlsm", ".ods", ".numbers", ".txt", ".csv.gz", ".csv.zip")
+MACRO = "macro"  # in rows of scores, the mean of all findings
 ALIKE = ("ask", "join", "keep")
 CORNERS, SIDES = ("x0", "y0", "x1", "y1"), ("x", "y", "width", "height")
 
@@ -205,7 +205,6 @@ def read_collection(options: Options) -> Collection:
         problems.add("a folder cannot be listed", "Make it readable if it is needed", folder, severity="warning")
     name, content, place = find_table(options, files)
     table = read_table(content, name=name, problems=problems)
-    options = _composed(options)
     inputs = [path for path in (place, None if files.path.is_dir() else files.path) if path]
     options = _columns_meant(options, table, problems)
     named = [("file", options.file), *(("labels", label) for label in options.labels)]
@@ -218,6 +217,9 @@ def read_collection(options: Options) -> Collection:
     for key, column in absent:
         problems.add(f"the option {key} names a column that is not there", "Correct the name", table.missing(column))
     labels = read_labels(options, table, problems)
+    if MACRO in labels.names:
+        remedy = "Name it otherwise: in tables of results this is the mean of all"
+        problems.add(f"a class or finding is called {MACRO!r}", remedy)
     rows: tuple[Row, ...] = ()
     if options.file in table.columns:
         reader = _Rows(options, files, table, labels, problems)
@@ -244,12 +246,6 @@ def _columns_meant(options: Options, table: Table, problems: Problems) -> Option
 
     single = {key: meant(key, getattr(options, key)) for key in ("file", "group", "split", "mask")}
     return replace(options, labels=tuple(meant("labels", column) for column in options.labels), **cast(Any, single))
-
-
-def _composed(options: Options) -> Options:
-    """Return the options with names of columns as tables have them, accents composed."""
-    columns: dict[str, Any] = {key: composed(getattr(options, key)) for key in ("file", "group", "split", "mask")}
-    return replace(options, labels=tuple(map(composed, options.labels)), **columns)
 
 
 def _mask_columns(options: Options, table: Table) -> dict[str, str]:
