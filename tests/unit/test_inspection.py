@@ -68,6 +68,8 @@ def test_good_data_have_no_problems(tmp_path):
 LAST = COUNT + 2  # row of a spreadsheet below the last image
 MASK = np.zeros((40, 48), dtype=np.uint8)
 MASK[3:9, 4:8] = 255
+TURNED = Image.Exif()
+TURNED[0x0112] = 6  # a quarter to the right
 
 
 def boxes(*body, head=("path", "finding", "x0", "y0", "x1", "y1")):
@@ -264,6 +266,42 @@ DEEP = {f"{index}.png": encode(scene(index).astype(np.uint16) * 16) for index in
             masks(m1=encode(MASK * 0)),
             MASKED,
             r"a mask is empty though the finding is there: row 3 'm1\.png'",
+        ),
+        (
+            "warning",
+            masks(m1=encode(MASK // 3 + (MASK // 5) * (np.arange(48) > 5))),
+            MASKED,
+            r"a mask has more than two values: row 3 'm1\.png' holds 0, 85, 136: all but 0 count\. .*mask_values",
+        ),
+        (
+            "warning",
+            masks(m1=encode(255 - MASK)),
+            MASKED,
+            r"a mask marks the border and most of its image: row 3 'm1\.png'\. Is it inverted\?",
+        ),
+        (
+            "warning",
+            {**masks(m1=encode(MASK.T)), "1.png": encode(scene(1).T, exif=TURNED)},
+            MASKED,
+            r"an image and its mask have different EXIF orientations: row 3 'm1\.png': 6 and 1",
+        ),
+        (
+            "warning",
+            {name: encode(scene(index) // 16 * 16) for index, name in enumerate(PICTURES)},
+            {},
+            r"the images use few grey levels: 16 values from 0 to 240 of 255",
+        ),
+        (
+            "warning",
+            {name: encode(scene(index) // 8) for index, name in enumerate(PICTURES)},
+            {},
+            r"the images are nearly black: 32 values from 0 to 31 of 255",
+        ),
+        (
+            "note",
+            {"1.png": dicom(scene(1).astype(np.uint16), bits=12, WindowCenter=[99, 50], WindowWidth=[100, 9])},
+            {},
+            r"a DICOM file names several windows, and the first is used: row 3 '1\.png'\. Set window to a range",
         ),
         ("note", {"more/x.png": PICTURES["1.png"]}, {}, r"an image is in no row: more/x\.png\. It is not used"),
         ("note", {"1.png": PICTURES["0.png"]}, {}, r"an image is there twice: rows 2 and 3"),
