@@ -676,7 +676,7 @@ def test_options_are_closed(tmp_path):
         prepare("phantom", tmp_path, tmp_path / "out", size=8, options={"patient": 3})
     with pytest.raises(ConfigError, match=r"patients: 'many' is no int; the default is 600"):
         prepare("phantom", tmp_path, tmp_path / "out", size=8, options={"patients": "many"})
-    with pytest.raises(ConfigError, match="has no options"):
+    with pytest.raises(ConfigError, match="it has none"):
         prepare("busi", tmp_path, tmp_path / "out", size=8, options={"x": 1})
 
 

@@ -106,7 +106,7 @@ def test_absent_truncated_and_other_files(tmp_path):
 
 
 def test_unknown_options_are_named():
-    with pytest.raises(ConfigError, match="'yes' is no bool"):
-        describe(svhn, {"extra": "yes"})
+    with pytest.raises(ConfigError, match="'perhaps' is no bool"):
+        describe(svhn, {"extra": "perhaps"})
     with pytest.raises(ConfigError, match="did you mean 'extra'"):
         describe(svhn, {"extras": True})

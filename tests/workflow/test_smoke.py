@@ -196,7 +196,7 @@ def test_a_new_metric_trains_nothing(tree: Path, edited: Any) -> None:
 def test_comments_and_the_way_of_showing_run_nothing_again(tree: Path, edited: Any) -> None:
     edited("baselines/fixmatch.py", '"consistency":', '# Weighted by lambda_u.\n            "consistency":')
     edited("jointdiff/tracking.py", "LIVE_EVERY = 30.0", "LIVE_EVERY = 31.0")
-    edited("jointdiff/progress.py", '"""Progress', 'SHOWN = 1\n"""Progress')
+    edited("jointdiff/progress.py", "\nclass Progress", "\nSHOWN = 1\n\n\nclass Progress")
     assert "Nothing to be done" in snakemake(tree, "-n", "--configfile", SMOKE)
 
 
