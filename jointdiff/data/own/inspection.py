@@ -154,6 +154,8 @@ def inspect(data: Options | Path | str, *, images: int | None = None) -> Report:
 
 def _look(collection: Collection, row: Row) -> Look:
     """Decode what a row names, and keep only what is small."""
+    from PIL import Image
+
     files, found = collection.files, cast(list[Finding], [])
     at = f"row {row.number} {row.file!r}"
 
@@ -200,7 +202,7 @@ def _look(collection: Collection, row: Row) -> Look:
         height=height,
         colour=colour,
         top=float(np.nanmax(values)) if values.dtype.kind != "f" or np.isfinite(values).any() else 0.0,
-        used=np.bincount(pixels.ravel(), minlength=256) > 0,
+        used=np.reshape(Image.fromarray(pixels).histogram(), (-1, 256)).sum(axis=0) > 0,
         blank=bool((pixels == pixels.reshape(-1, *pixels.shape[2:])[0]).all()),
         digest=hashlib.sha256(repr(pixels.shape).encode() + pixels.tobytes()).hexdigest(),
         thumb=thumbnail(pixels),
