@@ -74,10 +74,13 @@ def instructions() -> str:
 def commit() -> str:
     """Return the commit of the project's code, 12 digits, with "(changed)" where the code is not its; or "unknown".
 
-    It comes from the repository of the project's folder, or from what pip recorded on installing from one (PEP 610).
+    It comes from the repository of the project's folder, from what the package was built with (``hatch_build.py``), or
+    from what pip recorded on installing from a repository (PEP 610).
     """
-    if (ROOT / ".git").exists():  # not the repository of somebody else around it
-        return _ask_git(ROOT) or _unknown()
+    if (ROOT / ".git").exists():
+        return commit_of(ROOT) or _unknown()
+    if (built := ROOT / "jointdiff" / "COMMIT").is_file():
+        return built.read_text(encoding="utf-8").strip()
     try:
         package = distribution("jointdiff-bench")
         origin = json.loads(package.read_text("direct_url.json") or "{}")
@@ -95,8 +98,10 @@ def _unknown() -> str:
         return "unknown"
 
 
-def _ask_git(folder: Path) -> str:
+def commit_of(folder: Path) -> str:
     """Return the commit of a repository's folder with "(changed)" behind it; an empty text where git cannot say."""
+    if not (folder / ".git").exists():  # the repository around it is somebody else's
+        return ""
     command = ["git", "-C", str(folder)]
     # The code of this folder is running already, so that its owner is trusted, whoever that is.
     command += ["-c", f"safe.directory={folder}", "-c", "core.fsmonitor=false", "-c", "core.fileMode=false"]

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
+from jointdiff.environment import commit_of
 from jointdiff.paths import snakefile
 from tests.conftest import ROOT, require
 from tests.workflow.flow import SMOKE, environment
@@ -144,6 +145,8 @@ def test_a_wheel_holds_all_that_the_source_tree_has(programs: Path, clean: dict[
         name = path.relative_to(ROOT)
         home = installed.parents[1] if name.parts[0] in ("jointdiff", "baselines") else installed
         assert (home / name).read_bytes() == path.read_bytes()
+    asked = "from jointdiff.environment import commit; print(commit())"
+    assert ran(tmp_path, programs / "python", "-c", asked, **clean).strip() == commit_of(ROOT), "told when it was built"
 
 
 @pytest.mark.package
