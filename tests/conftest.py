@@ -32,13 +32,6 @@ def missing(what: str) -> None:
     pytest.skip(what)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Let ``pytest -n 2 --dist loadgroup`` keep a file on one worker, and all that share the smoke grid on another."""
-    for item in items:
-        shared = "tree" in getattr(item, "fixturenames", ())
-        item.add_marker(pytest.mark.xdist_group("tree" if shared else item.path.stem))
-
-
 @pytest.fixture(scope="session")
 def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the workflow in which the smoke grid has run, shared by all tests that look at what it leaves."""
