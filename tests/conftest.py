@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 import time
 from pathlib import Path
 
@@ -15,6 +16,14 @@ from tests import properties as properties  # the profile of property tests
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 ROOT = Path(__file__).parent.parent
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Start anew in UTF-8 mode where the locale has another encoding, as the project's own commands do."""
+    if sys.getfilesystemencoding() != "utf-8":
+        config.pluginmanager.getplugin("capturemanager").stop_global_capturing()  # what is said goes to the terminal
+        os.environ["PYTHONUTF8"] = "1"
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606 - no shell
 
 
 def require(tool: str) -> str:
